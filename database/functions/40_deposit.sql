@@ -1,0 +1,127 @@
+-- The stripe of a party's wallets that a transfer uses, made when it is first needed. Spread by the transfer's id, so
+-- that no deposit waits for another.
+CREATE OR REPLACE FUNCTION system_wallet(p_party text, p_currency text, p_transfer uuid) RETURNS uuid
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_stripe smallint := get_byte(uuid_send(p_transfer), 0) % 16;
+    v_id uuid;
+BEGIN
+    SELECT id INTO v_id FROM wallets WHERE party = p_party AND currency = p_currency AND stripe = v_stripe;
+    IF NOT FOUND THEN
+        INSERT INTO wallets (party, currency, stripe) VALUES (p_party, p_currency, v_stripe) ON CONFLICT DO NOTHING;
+        SELECT id INTO v_id FROM wallets WHERE party = p_party AND currency = p_currency AND stripe = v_stripe;
+    END IF;
+    RETURN v_id;
+END $$;
+
+-- One name at a time for whatever concerns a transfer that may not exist yet: an intent that is being opened and a bank
+-- event that looks for it must see one another. Taken before any row lock, and only one of each class per transaction.
+CREATE OR REPLACE FUNCTION lock_name(p_class integer, p_name text) RETURNS void LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock(p_class, hashtext(p_name))
+$$;
+
+-- Ends a deposit: credits it from the bank's wallet, or marks it failed. Returns null, or the remark of a quarantine.
+-- The caller holds the transfer's name and has seen it in Processing.
+CREATE OR REPLACE FUNCTION settle_deposit(p_id uuid, p_succeeded boolean) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    t transfers;
+    w wallets;
+    bank wallets;
+    payee wallets;
+    v_now timestamptz;
+BEGIN
+    SELECT * INTO t FROM transfers WHERE id = p_id;
+    FOR w IN SELECT * FROM wallets WHERE id IN (t.from_wallet, t.to_wallet) ORDER BY id FOR NO KEY UPDATE LOOP
+        IF w.id = t.to_wallet THEN payee := w; ELSE bank := w; END IF;
+    END LOOP;
+    v_now := now_ms();
+    IF NOT p_succeeded THEN
+        UPDATE transfers SET status = 'Failure', failure_code = 'declined', completed_at = v_now, to_seq = payee.version + 1
+         WHERE id = p_id;
+        UPDATE wallets SET version = version + 1, updated_at = v_now WHERE id = payee.id;
+        INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
+                             created_at, opening)
+        VALUES (payee.id, p_id, payee.version + 1, 0, 0, payee.available, payee.locked, v_now, false);
+        RETURN NULL;
+    ELSIF payee.available + payee.locked > 9007199254740991 - t.amount THEN
+        RETURN 'the wallet cannot hold the amount';
+    END IF;
+    UPDATE transfers SET status = 'Success', completed_at = v_now, from_seq = bank.version + 1, to_seq = payee.version + 1
+     WHERE id = p_id;
+    UPDATE wallets SET available = available + CASE id WHEN bank.id THEN -t.amount ELSE t.amount END,
+                       version = version + 1, updated_at = v_now
+     WHERE id IN (bank.id, payee.id);
+    INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
+                         created_at, opening)
+    VALUES (bank.id, p_id, bank.version + 1, -t.amount, 0, bank.available - t.amount, bank.locked, v_now, true),
+           (payee.id, p_id, payee.version + 1, t.amount, 0, payee.available + t.amount, payee.locked, v_now, false);
+    RETURN NULL;
+END $$;
+
+-- Opens a deposit: an intent that the bank will settle. Events that came before it are applied at once.
+-- -> {"outcome": "made" | "replayed", "transaction", "changed"}
+--  | {"outcome": "session_ended" | "idempotency_key_reused" | "not_found" (no wallet in that currency)}
+CREATE OR REPLACE FUNCTION open_deposit(p_person uuid, p_session uuid, p_id uuid, p_currency text, p_amount bigint,
+                                        p_bank text, p_payment_url text, p_expires_at timestamptz)
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+DECLARE
+    t transfers;
+    w wallets;
+    payee wallets;
+    e bank_events;
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+
+    -- 1. Known key?
+    SELECT * INTO t FROM transfers WHERE id = p_id;
+    IF FOUND THEN
+        RETURN replay(t, t.to_wallet, p_bank, p_amount, p_currency, NULL);
+    END IF;
+
+    -- 2. The transfer's name, before any row; then the bank's stripe and the person's wallet.
+    --    The stripe's row is locked only if it will be needed, and then in the same order as everywhere.
+    PERFORM lock_name(2, p_id::text);
+    t.from_wallet := system_wallet('bank:' || p_bank, p_currency, p_id);
+    SELECT id INTO payee.id FROM wallets WHERE person_id = p_person AND currency = p_currency;
+    IF NOT FOUND THEN
+        RETURN json_build_object('outcome', 'not_found');
+    END IF;
+    FOR w IN SELECT * FROM wallets
+              WHERE id = payee.id
+                 OR (id = t.from_wallet AND EXISTS (SELECT FROM bank_events WHERE reference = p_id::text AND status = 'parked'))
+              ORDER BY id FOR NO KEY UPDATE LOOP
+        IF w.id = payee.id THEN payee := w; END IF;
+    END LOOP;
+
+    -- 3. Known key now?
+    IF EXISTS (SELECT FROM transfers WHERE id = p_id) THEN
+        SELECT * INTO t FROM transfers WHERE id = p_id;
+        RETURN replay(t, t.to_wallet, p_bank, p_amount, p_currency, NULL);
+    END IF;
+
+    -- 4. Decide.
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+
+    -- 5. Write: the intent moves nothing, and counts as a change of its wallet.
+    t.id := p_id; t.to_wallet := payee.id; t.kind := 'deposit'; t.status := 'Processing'; t.amount := p_amount;
+    t.currency := p_currency; t.asked := p_bank; t.payment_url := p_payment_url; t.expires_at := p_expires_at;
+    t.created_at := now_ms(); t.to_seq := payee.version + 1;
+    INSERT INTO transfers VALUES (t.*);
+    UPDATE wallets SET version = version + 1, updated_at = t.created_at WHERE id = payee.id;
+    INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
+                         created_at, opening)
+    VALUES (payee.id, p_id, t.to_seq, 0, 0, payee.available, payee.locked, t.created_at, true);
+
+    -- 6. What the bank said before we knew of it.
+    FOR e IN SELECT * FROM bank_events WHERE reference = p_id::text AND status = 'parked' ORDER BY received_at FOR UPDATE LOOP
+        PERFORM apply_bank_event(e);
+    END LOOP;
+    SELECT * INTO t FROM transfers WHERE id = p_id;
+    RETURN json_build_object('outcome', 'made', 'transaction', transaction_view(t, payee.id),
+                             'changed', changed_wallets(payee.id));
+END $$;
+GRANT EXECUTE ON FUNCTION open_deposit(uuid, uuid, uuid, text, bigint, text, text, timestamptz) TO okane_app;

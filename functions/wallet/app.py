@@ -1,0 +1,130 @@
+"""Balances, history, and money that comes in from a bank.
+
+GET  /v1/wallets                                       200 {"data": [wallet]}
+POST /v1/wallets                          {currency}   201 wallet, 200 if it exists
+GET  /v1/wallets/{currency}                            200 wallet
+GET  /v1/wallets/{currency}/transactions               200 page of transaction
+GET  /v1/transactions/{id}                             200 transaction
+POST /v1/wallets/{currency}/deposits      {amount, bank}  201 transaction; amount in minor units
+POST /v1/cache/warm                                    202, the cache warmer works on it
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from okane_common import api, aws, cache, ledger, models, money, pages, settings
+from okane_common.api import Response
+from okane_common.errors import Refusal
+
+app = api.Api()
+
+BANKS = settings.json_object("BANKS")
+CACHE_WARMER = settings.text("CACHE_WARMER_FUNCTION")
+EVERY_KIND = ["deposit", "withdrawal", "transfer", "refund"]
+
+
+class NewDeposit(models.Body):
+    """How much to bring in, and from which bank."""
+
+    amount: money.Amount
+    bank: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{1,29}$", examples=["hdfc"])]
+
+
+@app.route("GET", "/v1/wallets", "All my wallets")
+def list_wallets() -> Response[models.Wallets]:
+    return api.answer(models.Wallets, {"data": ledger.read_wallets(app.caller)["wallets"]})
+
+
+@app.route("POST", "/v1/wallets", "Open a wallet in another currency", status=201)
+def open_wallet(body: Annotated[models.NewWallet, api.Body()]) -> Response[models.Wallet]:
+    opened = ledger.open_wallet(app.caller, body.currency)
+    return api.answer(models.Wallet, opened["wallet"], status=201 if opened["outcome"] == "made" else 200)
+
+
+@app.route("GET", "/v1/wallets/<currency>", "One wallet", "not_found", "state_conflict")
+def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -> Response[models.Wallet]:
+    key = cache.wallet_key(app.caller.person_id, currency)
+    found = cache.look(app.caller, key, min_version)
+    wallet = found.content
+    if found.status != "hit":
+        wallet = ledger.read_wallet(app.caller, currency)["wallet"]
+        cache.fill(found, app.caller, cache.Entry(key, wallet["version"], wallet))
+        _must_have_reached(min_version, wallet["version"])
+    headers = {"OKANE-Cache": found.status, "ETag": f'"{wallet["version"]}"'}
+    return api.answer(models.Wallet, wallet, headers=headers)
+
+
+@app.route("GET", "/v1/wallets/<currency>/transactions", "My history", "not_found", "cursor_invalid", "state_conflict")
+def read_history(
+    currency: api.CurrencyInPath,
+    limit: api.Limit = pages.DEFAULT_LIMIT,
+    cursor: Annotated[str | None, api.Query(max_length=200)] = None,
+    kind: Annotated[Literal["deposit", "withdrawal", "transfer", "refund"] | None, api.Query()] = None,
+    status: Annotated[Literal["Processing", "Success", "Failure"] | None, api.Query()] = None,
+    since: Annotated[AwareDatetime | None, api.Query(alias="from", description="Created at or after")] = None,
+    until: Annotated[AwareDatetime | None, api.Query(alias="to", description="Created before")] = None,
+    min_version: api.MinVersion = 0,
+) -> Response[models.TransactionPage]:
+    filters = {
+        "kind": kind,
+        "status": status,
+        "from": since.isoformat() if since else None,
+        "to": until.isoformat() if until else None,
+    }
+    owner = f"{app.caller.person_id} {currency}"
+    before = pages.read_cursor(cursor, owner, filters)
+    key = cache.history_key(app.caller.person_id, currency)
+    if before == pages.FIRST and limit == cache.PAGE_LIMIT and not any(filters.values()):
+        found = cache.look(app.caller, key, min_version)
+    else:
+        found = cache.BYPASS
+    page, version = found.content, found.version
+    if found.status != "hit":
+        read = ledger.read_history(app.caller, currency, before, limit, filters)
+        page, version = read["page"], read["version"]
+        cache.fill(found, app.caller, cache.Entry(key, version, page))
+        _must_have_reached(min_version, version)
+    headers = {"OKANE-Cache": found.status, "ETag": f'"{version}"'}
+    return api.answer(models.TransactionPage, pages.make_page(page, owner, filters), headers=headers)
+
+
+@app.route("GET", "/v1/transactions/<id>", "One transaction of mine", "not_found")
+def read_transaction(id: api.Id) -> Response[models.Transaction]:  # noqa: A002 - the contract's name
+    return api.answer(models.Transaction, ledger.read_transaction(app.caller, id, EVERY_KIND)["transaction"])
+
+
+@app.route(
+    "POST",
+    "/v1/wallets/<currency>/deposits",
+    "Bring money in from a bank",
+    "not_found",
+    "idempotency_key_missing",
+    "idempotency_key_invalid",
+    "idempotency_key_reused",
+    status=201,
+)
+def open_deposit(
+    currency: api.CurrencyInPath, body: Annotated[NewDeposit, api.Body()], key: api.IdempotencyKey
+) -> Response[models.Transaction]:
+    if body.bank not in BANKS:
+        fault = {"pointer": "/bank", "code": "bank_unknown", "detail": f"The banks here are {', '.join(BANKS)}."}
+        raise Refusal("validation_failed", "There is no such bank.", errors=[fault])
+    opened = ledger.open_deposit(app.caller, key, currency, body.amount, body.bank, str(BANKS[body.bank]))
+    cache.publish(opened["changed"])
+    return api.moved(opened)
+
+
+@app.route("POST", "/v1/cache/warm", "Warm my wallet, history and profile", status=202)
+def warm_cache() -> Response[models.Message]:
+    aws.invoke_later(CACHE_WARMER, {"person_id": str(app.caller.person_id)})
+    return api.answer(models.Message, {"message": "Your wallet, history and profile are being warmed."}, status=202)
+
+
+def _must_have_reached(min_version: int, version: int) -> None:
+    if version < min_version:
+        raise Refusal("state_conflict", f"The wallet is at version {version} and has not reached {min_version}.")
+
+
+def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return app.handle(event, context)

@@ -1,0 +1,322 @@
+"""HTTP in and out: what every route does before and after its own work.
+
+Before: refuse bodies that are too large or not JSON, find out who asks. After: problems for refusals, the headers that every
+reply has, one log line. In between, Powertools routes and checks the request against the handler's types.
+"""
+
+import base64
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, cast
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
+from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Path, Query
+from pydantic import BeforeValidator
+
+from okane_common import aws, database, settings, tokens
+from okane_common.errors import CODES, Refusal, refuse
+from okane_common.models import Problem, Transaction
+from okane_common.observability import logger
+from okane_common.tokens import Caller
+
+__all__ = ["Body", "Header", "Path", "Query", "Response"]
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_DEPTH = 32
+RETRY_SECONDS = 1
+DOCS_URL = settings.text("DOCS_URL")
+
+Event = dict[str, Any]
+Handler = Callable[..., Response[Any]]
+Route = Callable[[Handler], Handler]
+
+
+def _whole_number(text: object) -> object:
+    if isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text):
+        return int(text)
+    raise ValueError("a whole number in digits is expected")
+
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        pattern="^[A-Za-z0-9_-]{8,255}$",
+        description="Names the transaction, for ever",
+    ),
+]
+MinVersion = Annotated[
+    int,
+    BeforeValidator(_whole_number),
+    Query(ge=0, le=2**53 - 1, description="The answer is never older than this version of the wallet"),
+]
+Limit = Annotated[int, BeforeValidator(_whole_number), Query(ge=1, le=100, description="Lines on a page")]
+Id = Annotated[uuid.UUID, Path(description="A transaction's id")]
+CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
+
+
+class Api:
+    """One function's routes, and the way into them.
+
+    public: the route keys (`"POST /v1/auth/login"`) that need no access token. guard: what else a request must pass
+    before its body is parsed; it raises a Refusal, and may leave what it found out in the event.
+    """
+
+    def __init__(
+        self, *, public: frozenset[str] = frozenset(), guard: Callable[[Event], None] = lambda _: None
+    ) -> None:
+        self._public = public
+        self._guard = guard
+        self._resolver = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=load_json)
+        for error, answer in (
+            (Refusal, self._refused),
+            (RequestValidationError, self._invalid),
+            (NotFoundError, self._nowhere),
+            (database.Unavailable, self._unavailable),
+            (aws.AwsError, self._unavailable),
+        ):
+            self._resolver.exception_handler(error)(answer)
+        self.get_openapi_schema = self._resolver.get_openapi_schema
+
+    def route(self, method: str, path: str, summary: str, *codes: str, status: int = 200) -> Route:
+        """Decorates the handler of one route. codes: the problems it can answer with besides those of every route.
+
+        Documents both; the request is checked against the handler's annotations, the answer against its return type.
+        """
+        private = f"{method} {path}" not in self._public
+        always = (
+            "validation_failed",
+            "unavailable",
+            *(("token_invalid", "session_ended") if private else ()),
+        )
+        decorate: Route = self._resolver.route(
+            re.sub(r"{(\w+)}", r"<\1>", path),
+            method,
+            summary=summary,
+            responses=_documented(status, (*codes, *always)),
+            operation_id=re.sub(r"\W+", "_", f"{method} {path}").strip("_").lower(),
+            security=[{"bearer": []}] if private else [],
+        )
+        return decorate
+
+    def handle(self, event: Event, context: Any) -> dict[str, Any]:
+        """Answer one HTTP API event (payload format 2.0)."""
+        started = time.monotonic()
+        logger.set_correlation_id(event["requestContext"]["requestId"])
+        try:
+            self._event = event
+            take_body(event)
+            if event["routeKey"] not in self._public:
+                self._resolver.context["caller"] = authenticate(event)
+            self._guard(event)
+            answer = self._resolver.resolve(event, context)
+        except Refusal as refusal:  # before routing; those of a handler have become answers already
+            answer = _plain(self._refused(refusal))
+        answer["headers"] = {
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "X-Request-Id": event["requestContext"]["requestId"],
+            **answer.get("headers", {}),
+        }
+        logger.info(
+            "request",
+            extra={
+                "route": event["routeKey"],
+                "status": answer["statusCode"],
+                "ms": round((time.monotonic() - started) * 1000, 1),
+            },
+        )
+        return answer
+
+    @property
+    def caller(self) -> Caller:
+        """Who sent the request that is being handled: a verified token's person and session."""
+        caller: Caller = self._resolver.context["caller"]
+        return caller
+
+    @property
+    def event(self) -> Event:
+        """The request that is being handled, as API Gateway sent it; the body is text."""
+        return self._event
+
+    def _refused(self, refusal: Refusal) -> Response[str]:
+        code = CODES[refusal.code]
+        problem = {
+            "type": f"{DOCS_URL}#{refusal.code}",
+            "title": code.title,
+            "status": code.status,
+            "detail": refusal.detail,
+            "code": refusal.code,
+            "request_id": self._event["requestContext"]["requestId"],
+            "retryable": code.retryable,
+            **({"errors": refusal.errors} if refusal.errors else {}),
+            **({"transaction_id": refusal.transaction_id} if refusal.transaction_id else {}),
+        }
+        headers: dict[str, str | list[str]] = {}
+        if refusal.retry_after is not None:
+            headers["Retry-After"] = str(refusal.retry_after)
+        if refusal.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        if code.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        return Response(code.status, "application/problem+json", json.dumps(problem), headers)
+
+    def _invalid(self, error: RequestValidationError) -> Response[str]:
+        faults = error.errors()
+        for fault in faults:
+            match fault["loc"][0], fault["type"]:
+                case "header", "missing":
+                    return self._refused(
+                        Refusal("idempotency_key_missing", "Send an Idempotency-Key of your own choice.")
+                    )
+                case "header", _:
+                    return self._refused(
+                        Refusal("idempotency_key_invalid", "8 to 255 characters of A-Z, a-z, 0-9, _ and -.")
+                    )
+                case "path", _:
+                    return self._refused(refuse("not_found"))
+                case "response", _:
+                    raise error  # ours, not theirs: an answer that breaks the contract is a bug
+        return self._refused(
+            Refusal(
+                "validation_failed",
+                "The request has fields that do not fit; errors tells which.",
+                errors=[
+                    {"pointer": _pointer(fault["loc"]), "code": fault["type"], "detail": fault["msg"]}
+                    for fault in faults
+                ],
+            )
+        )
+
+    def _nowhere(self, _: NotFoundError) -> Response[str]:
+        return self._refused(refuse("not_found"))
+
+    def _unavailable(self, error: Exception) -> Response[str]:
+        logger.error("unavailable", extra={"reason": type(error).__name__, "said": str(error)})
+        return self._refused(
+            Refusal(
+                "unavailable",
+                "Nothing is known to have happened. Retry with the same key.",
+                retry_after=RETRY_SECONDS,
+            )
+        )
+
+
+def take_body(event: Event) -> None:
+    """Leave the body of the event as text, at most MAX_BODY_BYTES of it, or None for none.
+
+    Raises Refusal: body_too_large, media_type_unsupported, json_invalid (not UTF-8).
+    """
+    body = event.get("body")
+    if not body:
+        event["body"] = None
+        return
+    raw = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_BODY_BYTES:
+        raise Refusal("body_too_large", f"A body has at most {MAX_BODY_BYTES} bytes.")
+    media_type = event["headers"].get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Refusal("media_type_unsupported", "Send application/json.")
+    try:
+        event["body"] = raw.decode()
+    except UnicodeDecodeError:
+        raise Refusal("json_invalid", "The body is not UTF-8.") from None
+    event["isBase64Encoded"] = False
+    event["headers"]["content-type"] = "application/json"
+
+
+def authenticate(event: Event) -> Caller:
+    """Who sent the event. Raises Refusal: token_missing, token_invalid, token_expired."""
+    scheme, _, token = event["headers"].get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Refusal("token_missing", "Send the header Authorization: Bearer <access token>.")
+    return tokens.verify(token.strip())
+
+
+def load_json(text: str) -> Any:
+    """Parse JSON as RFC 8259 means it to be sent: no duplicate keys, no NaN, at most MAX_DEPTH levels.
+
+    Raises Refusal(json_invalid).
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
+        raise Refusal("json_invalid", "The body cannot be read as JSON.") from None
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise Refusal("json_invalid", f"The body has more than {MAX_DEPTH} levels.")
+        level = [
+            child
+            for one in level
+            if isinstance(one, (dict, list))
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate key")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _pointer(location: tuple[str | int, ...]) -> str:
+    if location[0] == "query":
+        return f"?{location[1]}"
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location[1:])
+
+
+def _plain(response: Response[str]) -> dict[str, Any]:
+    headers = {**response.headers, "Content-Type": "application/problem+json"}
+    return {
+        "statusCode": response.status_code,
+        "headers": headers,
+        "body": response.body,
+        "isBase64Encoded": False,
+    }
+
+
+def _documented(status: int, codes: tuple[str, ...]) -> dict[int, Any]:
+    """The OpenAPI responses of a route: its success, and its problems by status with their codes."""
+    described: dict[int, Any] = {status: {"description": HTTPStatus(status).phrase}}
+    for code in sorted(set(codes)):
+        known = described.setdefault(
+            CODES[code].status,
+            {"description": "", "content": {"application/problem+json": {"model": Problem}}},
+        )
+        known["description"] = ", ".join(filter(None, (known["description"], code)))
+    return described
+
+
+def answer[Shape](
+    shape: type[Shape], content: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response[Shape]:
+    """A JSON answer. `content` is plain data; it is checked against the shape, field by field, before it is sent."""
+    del shape  # it stands for the handler's return type, by which Powertools checks
+    return Response(status, "application/json", cast("Shape", content), dict(headers or {}))
+
+
+def moved(result: Mapping[str, Any]) -> Response[Transaction]:
+    """The answer to a POST that moved money, from what the ledger returned.
+
+    Raises Refusal, with the transaction's id, when a transfer was recorded as a failure, now or by an earlier request.
+    """
+    transaction, replayed = result["transaction"], result["outcome"] == "replayed"
+    failure = transaction["failure"]
+    if failure and transaction["kind"] == "transfer":
+        raise Refusal(failure["code"], failure["message"], transaction_id=transaction["id"], replayed=replayed)
+    headers = {"Idempotent-Replayed": "true"} if replayed else {}
+    return answer(Transaction, transaction, status=201, headers=headers)

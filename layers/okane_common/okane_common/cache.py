@@ -1,0 +1,269 @@
+"""The cache: balances, first history pages and profiles in Upstash Redis, read first and never believed beyond their seal.
+
+What makes a cached value safe to show:
+
+* it carries its version, and one script compares and sets: an older value can never replace a newer one;
+* it is sealed over its key, version and content: what somebody else wrote there is a miss, not an answer;
+* it is shown only beside a sealed sign that the session lives, and ending a session outranks that sign;
+* a reader who has seen version N asks for `min_version=N`.
+
+Redis decides nothing about money, so every failure here is a miss. A request spends at most BUDGET_SECONDS on it; after a
+failure the cache is left alone for BREAK_SECONDS. One request reads with one command and writes with one command.
+"""
+
+import base64
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from okane_common import settings
+from okane_common.errors import refuse
+from okane_common.observability import logger
+from okane_common.seals import Seal
+from okane_common.tokens import ACCESS_SECONDS, Caller
+
+if TYPE_CHECKING:
+    from upstash_redis import Redis
+
+BUDGET_SECONDS = 0.150  # for everything a request asks of Redis
+WARMER_SECONDS = 2.0  # the warmer has nobody waiting
+BREAK_SECONDS = 2.0
+VALUE_SECONDS = 120  # how long a value is kept, give or take a fifth so that they do not end together
+PAGE_LIMIT = 25  # the first history page that is kept
+
+LIVE, ENDED = 1, 2  # versions of a session's sign: an end is never undone
+
+_URL = settings.text("UPSTASH_REDIS_REST_URL")
+_TOKEN = settings.secret("UPSTASH_REDIS_REST_TOKEN")
+_SEAL = Seal("cache")
+_MARK_BYTES = 16
+
+# For each key: set it unless what is there is newer. What the caller found there and could not believe (ARGV 4) is replaced
+# whatever it claims, and so is what is no string of ours.
+_COMPARE_AND_SET = """
+for i, key in ipairs(KEYS) do
+  local version, value, ms, unbelieved = unpack(ARGV, i * 4 - 3, i * 4)
+  local found = redis.pcall('GET', key)
+  if type(found) == 'table' then
+    redis.call('DEL', key)
+    found = false
+  end
+  local current = found and tonumber(string.match(found, '^(%d+)[.]'))
+  if not current or current <= tonumber(version) or found == unbelieved then
+    redis.call('SET', key, value, 'PX', ms)
+  end
+end
+return #KEYS
+"""
+
+
+class Entry(NamedTuple):
+    """One value to keep: `content` None says only that everything below `version` is out of date."""
+
+    key: str
+    version: int
+    content: Mapping[str, Any] | None
+    seconds: float = VALUE_SECONDS
+
+
+class Found(NamedTuple):
+    """What a look into the cache gave. `content` and `version` are there on a hit only."""
+
+    status: Literal["hit", "miss", "bypass"]
+    content: dict[str, Any]
+    version: int
+    # What a miss hands on to `fill`: the unbelievable values by key, and the seconds that are left.
+    unbelieved: dict[str, str]
+    left: float
+
+
+BYPASS = Found("bypass", {}, 0, {}, 0.0)
+
+
+def wallet_key(person_id: object, currency: str) -> str:
+    """Where a person's balance in one currency is kept."""
+    return f"wallet:{person_id}:{currency}"
+
+
+def history_key(person_id: object, currency: str) -> str:
+    """Where the first page of a wallet's history is kept."""
+    return f"history:{person_id}:{currency}"
+
+
+def profile_key(person_id: object) -> str:
+    """Where a person's own profile is kept."""
+    return f"profile:{person_id}"
+
+
+def _session_key(session_id: object) -> str:
+    return f"session:{session_id}"
+
+
+class _Cache:
+    """The connection to Redis, its one thread and its breaker, for the life of an environment."""
+
+    def __init__(self) -> None:
+        self._redis: Redis | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._running: Future[Any] | None = None
+        self._closed_until = 0.0
+
+    def execute(self, command: list[Any], seconds: float) -> Any:
+        """The answer to one command within `seconds` of wall clock, DNS and TLS included; None when there is none.
+
+        The command runs in a thread of its own, since no socket time-out bounds a whole exchange. One that comes too late
+        does no harm: every write compares versions.
+        """
+        if time.monotonic() < self._closed_until or (self._running and not self._running.done()):
+            return None
+        import httpx
+        from upstash_redis.errors import UpstashError
+
+        redis = self._connect()
+        self._running = self._thread.submit(redis.execute, command)
+        try:
+            return self._running.result(timeout=seconds)
+        except (
+            TimeoutError,
+            httpx.HTTPError,
+            UpstashError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            # ValueError to AttributeError: an answer that is not the protocol's, which the SDK does not check
+            self._closed_until = time.monotonic() + BREAK_SECONDS
+            logger.warning("cache unavailable", extra={"reason": type(error).__name__})
+            return None
+
+    def _connect(self) -> "Redis":
+        if self._redis is None:
+            import httpx
+            from upstash_redis import Redis
+
+            self._redis = Redis(
+                _URL,
+                _TOKEN.reveal(),
+                rest_encoding=None,
+                rest_retries=0,
+                allow_telemetry=False,
+                read_your_writes=False,
+            )
+            # The SDK waits for ever by default and offers no setting; this bounds what a late answer keeps busy.
+            self._redis._http._client = httpx.Client(timeout=BUDGET_SECONDS, trust_env=False)
+        return self._redis
+
+
+_cache = _Cache()
+
+
+def look(caller: Caller, key: str, min_version: int = 0) -> Found:
+    """One read: is the session alive, and what is kept under `key`? One Redis request.
+
+    A hit needs both, sealed, and the value at `min_version` or newer. Raises Refusal(session_ended) when the session is
+    known to have ended.
+    """
+    keys = [_session_key(caller.session_id), key]
+    started = time.monotonic()
+    answer = _cache.execute(["MGET", *keys], BUDGET_SECONDS)
+    left = max(0.0, BUDGET_SECONDS - (time.monotonic() - started))
+    if not isinstance(answer, list) or len(answer) != len(keys):
+        return Found("bypass", {}, 0, {}, left)
+    raw = {name: value for name, value in zip(keys, answer, strict=True) if isinstance(value, str)}
+    opened = {name: opened for name, value in raw.items() if (opened := _open(name, value))}
+    session = opened.get(keys[0])
+    if session and session[1] and session[1].get("person_id") == str(caller.person_id) and session[0] == ENDED:
+        raise refuse("session_ended")
+    alive = session and session[1] and session[1].get("person_id") == str(caller.person_id) and session[0] == LIVE
+    version, content = opened.get(key, (0, None))
+    if alive and content is not None and version >= min_version:
+        return Found("hit", content, version, {}, left)
+    return Found("miss", {}, 0, {name: value for name, value in raw.items() if name not in opened}, left)
+
+
+def fill(found: Found, caller: Caller, entry: Entry) -> None:
+    """After a miss: keep what the database said, and that the session was alive. One Redis request."""
+    if found.status == "miss":
+        _store([_alive(caller), entry], found.left, found.unbelieved)
+
+
+def publish(changed: Iterable[Mapping[str, Any]]) -> None:
+    """After a commit: keep the new balances and put the histories out of date. One Redis request, none for no change.
+
+    changed: `[{"person_id", "wallet": {"currency", "version", ...}}]` as the database functions return it.
+    """
+    entries = []
+    for one in changed:
+        wallet = one["wallet"]
+        owner, currency, version = one["person_id"], wallet["currency"], wallet["version"]
+        entries.append(Entry(wallet_key(owner, currency), version, wallet))
+        entries.append(Entry(history_key(owner, currency), version, None))
+    _store(entries, BUDGET_SECONDS, {})
+
+
+def publish_profile(person_id: uuid.UUID, version: int, profile: Mapping[str, Any]) -> None:
+    """After a change of the profile. One Redis request."""
+    _store([Entry(profile_key(person_id), version, profile)], BUDGET_SECONDS, {})
+
+
+def start_session(caller: Caller) -> None:
+    """Let warm reads work from the first request of a new session on."""
+    _store([_alive(caller)], BUDGET_SECONDS, {})
+
+
+def end_sessions(ended: Iterable[tuple[object, object]], seconds: float = BUDGET_SECONDS) -> None:
+    """Refuse the sessions, `(person_id, session_id)`, on warm reads too, for as long as their access tokens can live."""
+    _store(
+        [Entry(_session_key(session), ENDED, {"person_id": str(person)}, ACCESS_SECONDS) for person, session in ended],
+        seconds,
+        {},
+    )
+
+
+def warm(entries: Iterable[Entry]) -> bool:
+    """Keep many values at once, for the warmer. Returns whether Redis took them."""
+    return _store(list(entries), WARMER_SECONDS, {})
+
+
+def _alive(caller: Caller) -> Entry:
+    return Entry(_session_key(caller.session_id), LIVE, {"person_id": str(caller.person_id)}, ACCESS_SECONDS)
+
+
+def _store(entries: list[Entry], seconds: float, unbelieved: Mapping[str, str]) -> bool:
+    if not entries:
+        return True
+    arguments: list[str] = []
+    for entry in entries:
+        lifetime = entry.seconds * random.uniform(0.8, 1.2) if entry.seconds == VALUE_SECONDS else entry.seconds  # noqa: S311 - jitter is no secret
+        arguments += [
+            str(entry.version),
+            _close(entry),
+            str(int(lifetime * 1000)),
+            unbelieved.get(entry.key, ""),
+        ]
+    keys = [entry.key for entry in entries]
+    return _cache.execute(["EVAL", _COMPARE_AND_SET, len(keys), *keys, *arguments], seconds) is not None
+
+
+def _close(entry: Entry) -> str:
+    """`<version>.<seal>.<JSON>`: the script reads the version, readers check the seal over all three and the key."""
+    content = json.dumps(entry.content, separators=(",", ":"), ensure_ascii=False)
+    mark = _SEAL.mark(entry.key, str(entry.version), content)[:_MARK_BYTES]
+    return f"{entry.version}.{base64.b64encode(mark).decode()}.{content}"
+
+
+def _open(key: str, raw: str) -> tuple[int, dict[str, Any] | None] | None:
+    """The version and content of a value that is ours for this key, else None."""
+    version, _, rest = raw.partition(".")
+    mark, _, content = rest.partition(".")
+    try:
+        if not _SEAL.fits(base64.b64decode(mark, validate=True), key, version, content):
+            return None
+    except ValueError:
+        return None
+    return int(version), json.loads(content)

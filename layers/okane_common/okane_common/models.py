@@ -1,0 +1,176 @@
+"""The shapes of the HTTP contract: what bodies must look like, and exactly which fields answers carry."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from okane_common.money import Currency
+
+Timestamp = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+        description="RFC 3339, UTC, milliseconds",
+        examples=["2026-11-23T10:00:00.000Z"],
+    ),
+]
+# Any visible text in one line: no control characters, so that nothing is hidden in a name or a mail header.
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=80, pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$"),
+]
+Note = Annotated[str, Field(min_length=1, max_length=140, pattern=NO_CONTROLS)]
+Handle = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{2,29}$", examples=["asha"])]
+Money = Annotated[int, Field(description="Minor units of the currency")]
+
+
+class Body(BaseModel):
+    """A request body: exact types, and no field that is not here."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Answer(BaseModel):
+    """A response body: exactly these fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Message(Answer):
+    """A sentence for people."""
+
+    message: str
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Tokens(Answer):
+    """A signed-in session's tokens. Times are seconds from now."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    expires_in: int
+    refresh_token: str
+    refresh_expires_in: int
+    session_id: str
+
+
+class Profile(Answer):
+    """A person, as only they see themselves."""
+
+    id: str
+    email: str
+    name: str
+    handle: str
+    email_verified: bool
+    created_at: Timestamp
+
+
+class Wallet(Answer):
+    """The balances of one person in one currency, as of the last change."""
+
+    currency: str
+    available: Money
+    locked: Money
+    total: Money
+    version: Annotated[int, Field(description="Rises by one with every change")]
+    as_of: Timestamp
+
+
+class Wallets(Answer):
+    """All wallets of a person."""
+
+    data: list[Wallet]
+
+
+class NewWallet(Body):
+    """The currency to open a wallet in."""
+
+    currency: Currency
+
+
+class Counterparty(Answer):
+    """A person on the other side."""
+
+    handle: str
+    name: str
+
+
+class Recipient(Answer):
+    """Somebody one might pay; the name is masked."""
+
+    handle: str
+    name: str
+
+
+class Bank(Answer):
+    """A bank on the other side."""
+
+    bank: str
+
+
+class Failure(Answer):
+    """Why a transaction moved nothing."""
+
+    code: str
+    message: str
+
+
+class Transaction(Answer):
+    """A transfer as one of its parties sees it. Fields that do not apply are null."""
+
+    id: str
+    kind: Literal["deposit", "withdrawal", "transfer", "refund"]
+    direction: Literal["in", "out"]
+    status: Literal["Processing", "Success", "Failure"]
+    amount: Money
+    currency: str
+    counterparty: Counterparty | Bank
+    note: str | None
+    refunded_amount: Money | None
+    captured_amount: Money | None
+    balance_after: Annotated[int, Field(description="Available minor units after this transaction's last change")]
+    wallet_version: Annotated[int, Field(description="The wallet's version after this transaction's last change")]
+    failure: Failure | None
+    created_at: Timestamp
+    completed_at: Timestamp | None
+    expires_at: Timestamp | None
+    payment_url: str | None
+    refund_of: str | None
+
+
+class TransactionPage(Answer):
+    """Newest first."""
+
+    data: list[Transaction]
+    has_more: bool
+    next_cursor: str | None
+
+
+class FieldError(Answer):
+    """One fault of a request. `pointer` is a JSON Pointer into the body, or `?name` for a query parameter."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class Problem(Answer):
+    """RFC 9457. `code` is the contract; `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    retryable: bool
+    errors: Annotated[list[FieldError] | None, Field(description="Only with validation_failed")] = None
+    transaction_id: Annotated[str | None, Field(description="The recorded transfer, when the refusal was recorded")] = (
+        None
+    )

@@ -1,0 +1,26 @@
+"""Logs and metrics: structured lines without secrets, and EMF counters that CloudWatch reads from the log.
+
+Nothing that is logged holds a token, a password, a code, a body or a full e-mail address; events carry ids.
+"""
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
+
+from okane_common import settings
+
+NAMESPACE = settings.text("POWERTOOLS_METRICS_NAMESPACE", "OKANE")
+SERVICE = settings.text("POWERTOOLS_SERVICE_NAME", "okane")
+
+logger = Logger(service=SERVICE, level=settings.text("LOG_LEVEL", "INFO"))
+
+
+def count(metric: str) -> None:
+    """Add one to a counter, such as `BankEventQuarantined`."""
+    with single_metric(
+        name=metric,
+        unit=MetricUnit.Count,
+        value=1,
+        namespace=NAMESPACE,
+        default_dimensions={"service": SERVICE},
+    ):
+        pass

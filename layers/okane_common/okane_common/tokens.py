@@ -1,0 +1,92 @@
+"""Access tokens: RS256 JWTs (RFC 9068, RFC 8725) that only the auth function signs and every function checks alone.
+
+One algorithm, one type, keys by `kid` from our own set: no header of a token chooses how it is checked.
+"""
+
+import functools
+import json
+import time
+import uuid
+from typing import Any, NamedTuple
+
+import jwt
+
+from okane_common import settings
+from okane_common.errors import Refusal, refuse
+
+ISSUER = settings.text("TOKEN_ISSUER")
+AUDIENCE = settings.text("TOKEN_AUDIENCE")
+ALGORITHM = "RS256"
+TYPE = "at+jwt"
+ACCESS_SECONDS = 600
+MAX_CHARACTERS = 4096
+CLAIMS = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid")
+
+PUBLIC_JWKS = settings.json_object("TOKEN_PUBLIC_KEYS")
+
+
+class Caller(NamedTuple):
+    """Who is asking: proved by a signature, not yet by a live session."""
+
+    person_id: uuid.UUID
+    session_id: uuid.UUID
+
+
+def _load_public_keys() -> dict[str, jwt.PyJWK]:
+    return {key.key_id: key for key in jwt.PyJWKSet.from_dict(PUBLIC_JWKS).keys if key.key_id is not None}
+
+
+_PUBLIC_KEYS = _load_public_keys()
+
+
+@functools.cache
+def _signing_key() -> jwt.PyJWK:
+    keys = json.loads(settings.secret("TOKEN_SIGNING_KEYS").reveal())["keys"]
+    return jwt.PyJWK.from_dict(keys[0], algorithm=ALGORITHM)
+
+
+def can_sign() -> None:
+    """Fail now, at start, if this function has no key to sign with. Raises settings.SettingError."""
+    _signing_key()
+
+
+def sign(caller: Caller) -> str:
+    """An access token for this person and session, valid for ACCESS_SECONDS from now."""
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "sub": str(caller.person_id),
+        "aud": AUDIENCE,
+        "exp": now + ACCESS_SECONDS,
+        "iat": now,
+        "nbf": now,
+        "jti": str(uuid.uuid4()),
+        "sid": str(caller.session_id),
+    }
+    key = _signing_key()
+    return jwt.encode(claims, key.key, algorithm=ALGORITHM, headers={"kid": key.key_id, "typ": TYPE})
+
+
+def verify(token: str) -> Caller:
+    """Who the token was made for. Raises Refusal: token_expired, or token_invalid for every other fault."""
+    try:
+        if len(token) > MAX_CHARACTERS:
+            raise refuse("token_invalid")
+        header = jwt.get_unverified_header(token)
+        key = _PUBLIC_KEYS.get(str(header.get("kid")))
+        if key is None or header.get("typ") != TYPE or header.get("alg") != ALGORITHM:
+            raise refuse("token_invalid")
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key.key,
+            algorithms=[ALGORITHM],
+            audience=AUDIENCE,
+            issuer=ISSUER,
+            options={"require": list(CLAIMS), "strict_aud": True},
+        )
+        return Caller(uuid.UUID(claims["sub"]), uuid.UUID(claims["sid"]))
+    except jwt.ExpiredSignatureError:
+        raise Refusal("token_expired", "Take a new access token with the refresh token.") from None
+    except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError, RecursionError):
+        # ValueError to AttributeError: a sub or sid that is no UUID in text
+        raise refuse("token_invalid") from None

@@ -3,12 +3,10 @@
 Everything happens in one transaction under an advisory lock, so that two deploys at once apply it once, and a failure
 leaves nothing behind. A migration that has been applied may not change: its SHA-256 is recorded and compared.
 
-Run it with the owner's URL: `./okane migrate`, or `DATABASE_URL=... python -m database.migrate`.
+`./okane migrate` runs it with the owner's URL.
 """
 
 import hashlib
-import os
-import sys
 from pathlib import Path
 
 import psycopg
@@ -99,13 +97,3 @@ def _apply_functions(connection: psycopg.Connection) -> None:
         connection.execute(f"DROP FUNCTION {signature}".encode())  # the server's own quoting of its own name
     for file in sorted((HERE / "functions").glob("*.sql")):
         connection.execute(file.read_text(encoding="utf-8").encode())
-
-
-if __name__ == "__main__":
-    try:
-        done = migrate(os.environ["DATABASE_URL"])
-    except KeyError:
-        sys.exit("DATABASE_URL is not set")
-    except (MigrationError, psycopg.Error) as error:
-        sys.exit(str(error))
-    print("\n".join(f"applied {name}" for name in done) or "up to date")

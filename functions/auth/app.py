@@ -30,7 +30,7 @@ PUBLIC = frozenset(
         "GET /v1/health",
     }
 )
-app = api.Api(public=PUBLIC)
+app = api.Api(tokens.authenticate, public=PUBLIC)
 
 Email = Annotated[
     str,

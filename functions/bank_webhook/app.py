@@ -12,15 +12,13 @@ from pydantic import Field
 from okane_common import api, cache, ledger, models, money, observability, seals, webhooks
 from okane_common.api import Response
 
-ROUTE = "POST /v1/webhooks/bank/{bank}"
-
 
 def _verify(event: api.Event) -> None:
     body = event["body"] or ""
     event["webhook_id"] = webhooks.verify(event["pathParameters"]["bank"], event["headers"], body.encode())
 
 
-app = api.Api(public=frozenset({ROUTE}), guard=_verify)
+app = api.Api(_verify, bearer=False)
 
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=models.NO_CONTROLS)]
 
@@ -49,7 +47,7 @@ class Receipt(models.Answer):
     status: Literal["processed", "duplicate", "parked", "quarantined"]
 
 
-@app.route("POST", "/v1/webhooks/bank/<bank>", "A bank's event", "signature_invalid", "event_conflict")
+@app.route("POST", "/v1/webhooks/bank/{bank}", "A bank's event", "signature_invalid", "event_conflict")
 def receive(
     bank: Annotated[str, api.Path(examples=["hdfc"])], body: Annotated[BankEvent, api.Body()]
 ) -> Response[Receipt]:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from okane_common import api, cache, ledger, models, money
+from okane_common import api, cache, ledger, models, money, tokens
 from okane_common.api import Response
 from okane_common.errors import refuse
 
-app = api.Api()
+app = api.Api(tokens.authenticate)
 
 
 class NewTransfer(models.Body):
@@ -27,7 +27,7 @@ class NewTransfer(models.Body):
     capture: Literal["automatic"] = "automatic"
 
 
-@app.route("GET", "/v1/recipients/<handle>", "Who is behind a handle", "recipient_not_found", "rate_limited")
+@app.route("GET", "/v1/recipients/{handle}", "Who is behind a handle", "recipient_not_found", "rate_limited")
 def find_recipient(handle: Annotated[str, api.Path(examples=["ravi"])]) -> Response[models.Recipient]:
     if not re.fullmatch("[a-z][a-z0-9_]{2,29}", handle):
         raise refuse("recipient_not_found")
@@ -54,7 +54,7 @@ def make_transfer(body: Annotated[NewTransfer, api.Body()], key: api.Idempotency
     return api.moved(made)
 
 
-@app.route("GET", "/v1/transfers/<id>", "One transfer that I sent or received", "not_found")
+@app.route("GET", "/v1/transfers/{id}", "One transfer that I sent or received", "not_found")
 def read_transfer(id: api.Id) -> Response[models.Transaction]:  # noqa: A002 - the contract's name
     return api.answer(
         models.Transaction, ledger.read_transaction(app.caller, id, ["transfer", "refund"])["transaction"]

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from okane_common import api, aws, cache, ledger, models, money, pages, settings
+from okane_common import api, aws, cache, ledger, models, money, pages, settings, tokens
 from okane_common.api import Response
 from okane_common.errors import Refusal
 
-app = api.Api()
+app = api.Api(tokens.authenticate)
 
 BANKS = settings.json_object("BANKS")
 CACHE_WARMER = settings.text("CACHE_WARMER_FUNCTION")
@@ -42,7 +42,7 @@ def open_wallet(body: Annotated[models.NewWallet, api.Body()]) -> Response[model
     return api.answer(models.Wallet, opened["wallet"], status=201 if opened["outcome"] == "made" else 200)
 
 
-@app.route("GET", "/v1/wallets/<currency>", "One wallet", "not_found", "state_conflict")
+@app.route("GET", "/v1/wallets/{currency}", "One wallet", "not_found", "state_conflict")
 def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -> Response[models.Wallet]:
     key = cache.wallet_key(app.caller.person_id, currency)
     found = cache.look(app.caller, key, min_version)
@@ -55,7 +55,7 @@ def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -
     return api.answer(models.Wallet, wallet, headers=headers)
 
 
-@app.route("GET", "/v1/wallets/<currency>/transactions", "My history", "not_found", "cursor_invalid", "state_conflict")
+@app.route("GET", "/v1/wallets/{currency}/transactions", "My history", "not_found", "cursor_invalid", "state_conflict")
 def read_history(
     currency: api.CurrencyInPath,
     limit: api.Limit = pages.DEFAULT_LIMIT,
@@ -89,14 +89,14 @@ def read_history(
     return api.answer(models.TransactionPage, pages.make_page(page, owner, filters), headers=headers)
 
 
-@app.route("GET", "/v1/transactions/<id>", "One transaction of mine", "not_found")
+@app.route("GET", "/v1/transactions/{id}", "One transaction of mine", "not_found")
 def read_transaction(id: api.Id) -> Response[models.Transaction]:  # noqa: A002 - the contract's name
     return api.answer(models.Transaction, ledger.read_transaction(app.caller, id, EVERY_KIND)["transaction"])
 
 
 @app.route(
     "POST",
-    "/v1/wallets/<currency>/deposits",
+    "/v1/wallets/{currency}/deposits",
     "Bring money in from a bank",
     "not_found",
     "idempotency_key_missing",

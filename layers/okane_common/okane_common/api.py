@@ -19,11 +19,11 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValida
 from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Path, Query
 from pydantic import BeforeValidator
 
-from okane_common import aws, database, settings, tokens
+from okane_common import aws, database, settings
+from okane_common.caller import Caller
 from okane_common.errors import CODES, Refusal, refuse
 from okane_common.models import Problem, Transaction
 from okane_common.observability import logger
-from okane_common.tokens import Caller
 
 __all__ = ["Body", "Header", "Path", "Query", "Response"]
 
@@ -64,15 +64,16 @@ CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217
 class Api:
     """One function's routes, and the way into them.
 
-    public: the route keys (`"POST /v1/auth/login"`) that need no access token. guard: what else a request must pass
-    before its body is parsed; it raises a Refusal, and may leave what it found out in the event.
+    guard: what a request must pass before its body is parsed; it raises a Refusal, or leaves in the event what it found
+    out. bearer: whether the guard asks for an access token. public: the route keys (`"POST /v1/auth/login"`) without guard.
     """
 
     def __init__(
-        self, *, public: frozenset[str] = frozenset(), guard: Callable[[Event], None] = lambda _: None
+        self, guard: Callable[[Event], None], *, bearer: bool = True, public: frozenset[str] = frozenset()
     ) -> None:
-        self._public = public
         self._guard = guard
+        self._bearer = bearer
+        self._public = public
         self._resolver = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=load_json)
         for error, answer in (
             (Refusal, self._refused),
@@ -89,7 +90,7 @@ class Api:
 
         Documents both; the request is checked against the handler's annotations, the answer against its return type.
         """
-        private = f"{method} {path}" not in self._public
+        private = self._bearer and f"{method} {path}" not in self._public
         always = (
             "validation_failed",
             "unavailable",
@@ -113,8 +114,7 @@ class Api:
             self._event = event
             take_body(event)
             if event["routeKey"] not in self._public:
-                self._resolver.context["caller"] = authenticate(event)
-            self._guard(event)
+                self._guard(event)
             answer = self._resolver.resolve(event, context)
         except Refusal as refusal:  # before routing; those of a handler have become answers already
             answer = _plain(self._refused(refusal))
@@ -137,7 +137,7 @@ class Api:
     @property
     def caller(self) -> Caller:
         """Who sent the request that is being handled: a verified token's person and session."""
-        caller: Caller = self._resolver.context["caller"]
+        caller: Caller = self._event["caller"]
         return caller
 
     @property
@@ -229,14 +229,6 @@ def take_body(event: Event) -> None:
         raise Refusal("json_invalid", "The body is not UTF-8.") from None
     event["isBase64Encoded"] = False
     event["headers"]["content-type"] = "application/json"
-
-
-def authenticate(event: Event) -> Caller:
-    """Who sent the event. Raises Refusal: token_missing, token_invalid, token_expired."""
-    scheme, _, token = event["headers"].get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Refusal("token_missing", "Send the header Authorization: Bearer <access token>.")
-    return tokens.verify(token.strip())
 
 
 def load_json(text: str) -> Any:

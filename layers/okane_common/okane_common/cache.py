@@ -21,10 +21,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from okane_common import settings
+from okane_common.caller import ACCESS_SECONDS, Caller
 from okane_common.errors import refuse
 from okane_common.observability import logger
 from okane_common.seals import Seal
-from okane_common.tokens import ACCESS_SECONDS, Caller
 
 if TYPE_CHECKING:
     from upstash_redis import Redis
@@ -123,7 +123,7 @@ class _Cache:
         import httpx
         from upstash_redis.errors import UpstashError
 
-        redis = self._connect()
+        redis = self.prepare()
         self._running = self._thread.submit(redis.execute, command)
         try:
             return self._running.result(timeout=seconds)
@@ -141,7 +141,8 @@ class _Cache:
             logger.warning("cache unavailable", extra={"reason": type(error).__name__})
             return None
 
-    def _connect(self) -> "Redis":
+    def prepare(self) -> "Redis":
+        """The client, made at first use: importing the SDK takes a tenth of a second that is not Redis's."""
         if self._redis is None:
             import httpx
             from upstash_redis import Redis
@@ -169,26 +170,28 @@ def look(caller: Caller, key: str, min_version: int = 0) -> Found:
     known to have ended.
     """
     keys = [_session_key(caller.session_id), key]
+    _cache.prepare()
     started = time.monotonic()
     answer = _cache.execute(["MGET", *keys], BUDGET_SECONDS)
-    left = max(0.0, BUDGET_SECONDS - (time.monotonic() - started))
+    left = BUDGET_SECONDS - (time.monotonic() - started)
     if not isinstance(answer, list) or len(answer) != len(keys):
         return Found("bypass", {}, 0, {}, left)
     raw = {name: value for name, value in zip(keys, answer, strict=True) if isinstance(value, str)}
     opened = {name: opened for name, value in raw.items() if (opened := _open(name, value))}
-    session = opened.get(keys[0])
-    if session and session[1] and session[1].get("person_id") == str(caller.person_id) and session[0] == ENDED:
+    sign, owner = opened.get(keys[0], (0, None))
+    if owner != {"person_id": str(caller.person_id)}:
+        sign = 0
+    if sign == ENDED:
         raise refuse("session_ended")
-    alive = session and session[1] and session[1].get("person_id") == str(caller.person_id) and session[0] == LIVE
     version, content = opened.get(key, (0, None))
-    if alive and content is not None and version >= min_version:
+    if sign == LIVE and content is not None and version >= min_version:
         return Found("hit", content, version, {}, left)
     return Found("miss", {}, 0, {name: value for name, value in raw.items() if name not in opened}, left)
 
 
 def fill(found: Found, caller: Caller, entry: Entry) -> None:
     """After a miss: keep what the database said, and that the session was alive. One Redis request."""
-    if found.status == "miss":
+    if found.status == "miss" and found.left > 0:
         _store([_alive(caller), entry], found.left, found.unbelieved)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from okane_common import database, ids, pages
+from okane_common.caller import Caller
 from okane_common.errors import Refusal, refuse
-from okane_common.tokens import Caller
 
 PAYMENT_SECONDS = 30 * 60  # how long a bank's payment page stays open
 

@@ -13,9 +13,9 @@ import uuid
 from typing import Any, NamedTuple
 
 from okane_common import database, mail, money, passwords, tokens
+from okane_common.caller import ACCESS_SECONDS, Caller
 from okane_common.errors import Refusal, refuse
 from okane_common.seals import Seal, fingerprint
-from okane_common.tokens import Caller
 
 CODE_SECONDS = 10 * 60
 REFRESH_IDLE_SECONDS = 7 * 24 * 3600
@@ -39,7 +39,7 @@ class Session(NamedTuple):
         return {
             "access_token": tokens.sign(self.caller),
             "token_type": "Bearer",
-            "expires_in": tokens.ACCESS_SECONDS,
+            "expires_in": ACCESS_SECONDS,
             "refresh_token": self.refresh_token,
             "refresh_expires_in": self.refresh_seconds,
             "session_id": str(self.caller.session_id),

@@ -7,29 +7,22 @@ import functools
 import json
 import time
 import uuid
-from typing import Any, NamedTuple
+from typing import Any
 
 import jwt
 
 from okane_common import settings
+from okane_common.caller import ACCESS_SECONDS, Caller
 from okane_common.errors import Refusal, refuse
 
 ISSUER = settings.text("TOKEN_ISSUER")
 AUDIENCE = settings.text("TOKEN_AUDIENCE")
 ALGORITHM = "RS256"
 TYPE = "at+jwt"
-ACCESS_SECONDS = 600
 MAX_CHARACTERS = 4096
 CLAIMS = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid")
 
 PUBLIC_JWKS = settings.json_object("TOKEN_PUBLIC_KEYS")
-
-
-class Caller(NamedTuple):
-    """Who is asking: proved by a signature, not yet by a live session."""
-
-    person_id: uuid.UUID
-    session_id: uuid.UUID
 
 
 def _load_public_keys() -> dict[str, jwt.PyJWK]:
@@ -90,3 +83,11 @@ def verify(token: str) -> Caller:
     except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError, RecursionError):
         # ValueError to AttributeError: a sub or sid that is no UUID in text
         raise refuse("token_invalid") from None
+
+
+def authenticate(event: dict[str, Any]) -> None:
+    """Leave in `event["caller"]` who sent an HTTP API event. Raises Refusal: token_missing, token_invalid, token_expired."""
+    scheme, _, token = event["headers"].get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Refusal("token_missing", "Send the header Authorization: Bearer <access token>.")
+    event["caller"] = verify(token.strip())

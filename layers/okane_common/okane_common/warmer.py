@@ -5,7 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from okane_common import cache, database, ledger, pages, tokens
+from okane_common import cache, database, ledger, pages
+from okane_common.caller import ACCESS_SECONDS
 
 BATCH = 50  # people per database call and per Redis request
 ACTIVE_SECONDS = 24 * 3600  # who has not been here for longer is not kept warm
@@ -26,7 +27,7 @@ def warm_recent(seconds_left: Callable[[], float]) -> dict[str, int]:
     -> {"people", "sessions": ended ones that were announced again, "finished": 1 if nobody was left}
     """
     # A cache that was out of reach while a session ended must not go on saying that it lives.
-    ended = database.call("read_ended_sessions", tokens.ACCESS_SECONDS)["sessions"]
+    ended = database.call("read_ended_sessions", ACCESS_SECONDS)["sessions"]
     cache.end_sessions(((person, session) for person, session in ended), cache.WARMER_SECONDS)
     mark = database.call("read_mark", MARK)["value"] or _start()
     warmed = 0

@@ -1,0 +1,213 @@
+"""`./okane demo`: the whole story over HTTP, against a running `./okane up`.
+
+Two people sign up, money comes in through a bank that says so three times, part of it goes from one to the other, the same
+request again changes nothing; then what must be refused is refused. Every step prints the request, the status and the part
+of the answer that matters. Anything else than what should happen ends it with exit code 1.
+"""
+
+import argparse
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from local.state import StateError, read_endpoints
+
+SECONDS = 15
+DATA = Path(__file__).resolve().parent.parent / ".okane"
+DEPOSIT, PAYMENT = 500_000, 125_000  # paise
+
+
+class DeviationError(Exception):
+    """A step did not go as it must; the message says how."""
+
+
+class Story:
+    """One run: where the platform is, and what is printed on the way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.endpoints = read_endpoints(folder)
+        self.http = httpx.Client(timeout=SECONDS, trust_env=False)
+
+    def step(
+        self,
+        title: str,
+        method: str,
+        url: str,
+        status: int,
+        *,
+        body: object = None,
+        show: tuple[str, ...] = (),
+        **headers: str,
+    ) -> Any:
+        """Send one request, print it, and return its answer. Raises DeviationError unless the status is `status`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = self.http.request(method, url, json=body, headers=named)
+        path = url.removeprefix(self.endpoints.api)
+        print(f"\n{title}\n  {method} {path if len(path) < 100 else path[:97] + '...'}")
+        if body is not None:
+            print(f"  {json.dumps(_shown(body), ensure_ascii=False)}")
+        content = answer.json() if answer.content else {}
+        replayed = " Idempotent-Replayed: true" if "idempotent-replayed" in answer.headers else ""
+        part = {name: content[name] for name in show if name in content}
+        print(f"  -> {answer.status_code}{replayed} {json.dumps(part, ensure_ascii=False) if part else ''}".rstrip())
+        if answer.status_code != status:
+            raise DeviationError(f"{title}: {answer.status_code} instead of {status}: {answer.text[:500]}")
+        return {**content, "replayed": bool(replayed)} if isinstance(content, dict) else content
+
+    def api(self, title: str, method: str, path: str, status: int, **details: Any) -> Any:
+        return self.step(title, method, self.endpoints.api + path, status, **details)
+
+    def join(self, name: str) -> dict[str, Any]:
+        """Sign up, take the code from the mailbox, prove the address, sign in. Returns the profile with the token."""
+        email, password = f"{name.lower()}.{secrets.token_hex(4)}@example.com", secrets.token_urlsafe(12)
+        who = {"email": email, "password": password, "name": name}
+        self.api(f"{name} signs up", "POST", "/v1/auth/register", 202, body=who, show=("message",))
+        mails = self.step("A code is in the mailbox", "GET", f"{self.endpoints.mailbox}/messages?to={email}", 200)
+        codes = re.findall(r"\b\d{6}\b", mails["data"][0]["text"])
+        expect(len(codes) == 1, "one six-digit code in the newest mail", codes)
+        self.api(f"{name} proves the address", "POST", "/v1/auth/verify", 200, body={"email": email, "code": codes[0]})
+        log_in = {"email": email, "password": password}
+        tokens = self.api(
+            f"{name} signs in", "POST", "/v1/auth/login", 200, body=log_in, show=("token_type", "expires_in")
+        )
+        bearer = f"Bearer {tokens['access_token']}"
+        profile = self.api(
+            f"{name}'s profile", "GET", "/v1/me", 200, authorization=bearer, show=("handle", "email_verified")
+        )
+        return {**profile, "bearer": bearer}
+
+
+def expect(right: bool, what: str, found: object) -> None:
+    """Raises DeviationError unless `right`."""
+    if not right:
+        raise DeviationError(f"expected {what}, found {found!r}")
+    print(f"  ok: {what}")
+
+
+def tell(story: Story) -> None:
+    """The story from the first sign-up to the last refusal."""
+    asha, ravi = story.join("Asha"), story.join("Ravi")
+    deposit = bring_money_in(story, asha)
+    send_money(story, asha, ravi)
+    refuse(story, asha, ravi, deposit)
+
+
+def bring_money_in(story: Story, asha: Mapping[str, Any]) -> str:
+    """A deposit that the bank reports three times. Returns its id."""
+    intent = story.api(
+        "Asha asks her bank for money",
+        "POST",
+        "/v1/wallets/INR/deposits",
+        201,
+        body={"amount": DEPOSIT, "bank": "hdfc"},
+        show=("id", "status", "payment_url"),
+        authorization=asha["bearer"],
+        idempotency_key=f"deposit-{secrets.token_hex(8)}",
+    )
+    bank = story.step(
+        "She approves on the bank's page; the bank tells us three times",
+        "POST",
+        intent["payment_url"],
+        200,
+        body={"action": "approve", "times": 3},
+        show=("deliveries",),
+    )
+    said = sorted(delivery["answer"]["status"] for delivery in bank["deliveries"])
+    expect(said == ["duplicate", "duplicate", "processed"], "one processed, two duplicates", said)
+    wallet = balance(story, asha)
+    expect(wallet["available"] == DEPOSIT, f"credited once: {DEPOSIT}", wallet["available"])
+    return str(intent["id"])
+
+
+def send_money(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any]) -> None:
+    """Part of it goes to @ravi, once, although it is asked for twice."""
+    payment = {"to": f"@{ravi['handle']}", "amount": PAYMENT, "currency": "INR", "note": "Lunch"}
+    details = {
+        "body": payment,
+        "show": ("id", "status", "amount", "balance_after"),
+        "authorization": asha["bearer"],
+        "idempotency_key": f"payment-{secrets.token_hex(8)}",
+    }
+    first = story.api("Asha pays Ravi", "POST", "/v1/transfers", 201, **details)
+    again = story.api("The same key again", "POST", "/v1/transfers", 201, **details)
+    expect(again["replayed"] and again["id"] == first["id"], "the same transaction, replayed", again["id"])
+    for person, amount in ((asha, DEPOSIT - PAYMENT), (ravi, PAYMENT)):
+        wallet = balance(story, person)
+        expect(wallet["total"] == amount, f"@{person['handle']} has {amount}", wallet["total"])
+        page = story.api(
+            f"@{person['handle']}'s history",
+            "GET",
+            f"/v1/wallets/INR/transactions?min_version={wallet['version']}",
+            200,
+            authorization=person["bearer"],
+        )
+        lines = [(line["kind"], line["direction"], line["status"], line["amount"]) for line in page["data"]]
+        print("  " + "\n  ".join(" ".join(map(str, line)) for line in lines))
+        expect(lines[0][3] == PAYMENT, "the payment is its newest line", lines[0])
+
+
+def refuse(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any], deposit: str) -> None:
+    """What a thief would try."""
+    event = {
+        "type": "deposit.succeeded",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "data": {"reference": deposit, "bank_reference": "forged", "amount": DEPOSIT, "currency": "INR"},
+    }
+    show = ("code", "detail")
+    story.api("A webhook that no bank signed", "POST", "/v1/webhooks/bank/hdfc", 401, body=event, show=show)
+    story.api(
+        "A negative amount",
+        "POST",
+        "/v1/transfers",
+        422,
+        body={"to": f"@{asha['handle']}", "amount": -PAYMENT, "currency": "INR"},
+        show=(*show, "errors"),
+        authorization=ravi["bearer"],
+        idempotency_key=f"payment-{secrets.token_hex(8)}",
+    )
+    story.api(
+        "Ravi asks for Asha's deposit",
+        "GET",
+        f"/v1/transactions/{deposit}",
+        404,
+        show=show,
+        authorization=ravi["bearer"],
+    )
+    wallet = balance(story, asha)
+    expect(wallet["total"] == DEPOSIT - PAYMENT, "nothing has changed", wallet["total"])
+
+
+def balance(story: Story, person: Mapping[str, Any]) -> Any:
+    """The person's INR wallet."""
+    return story.api(
+        f"@{person['handle']}'s balance",
+        "GET",
+        "/v1/wallets/INR",
+        200,
+        show=("available", "locked", "total", "version"),
+        authorization=person["bearer"],
+    )
+
+
+def _shown(body: object) -> object:
+    if isinstance(body, dict):
+        return {name: "***" if name == "password" else value for name, value in body.items()}
+    return body
+
+
+def main(arguments: list[str]) -> int:
+    """Tell the story. Returns 0 when everything went as it must, else 1."""
+    parser = argparse.ArgumentParser(prog="./okane demo", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=DATA, help="the state folder of the running platform")
+    try:
+        tell(Story(parser.parse_args(arguments).data))
+    except (DeviationError, StateError, httpx.HTTPError) as error:
+        print(f"\nDeviation: {error}")
+        return 1
+    print("\nEverything went as it must.")
+    return 0

@@ -30,7 +30,11 @@ def main(arguments: list[str]) -> int:
         return 1
     if command in PROGRAMS:
         return _run_program(PROGRAMS[command], rest[1:] if rest[:1] == ["--"] else rest)
-    code: int = importlib.import_module(COMMANDS[command]).main(rest)
+    try:
+        code: int = importlib.import_module(COMMANDS[command]).main(rest)
+    except KeyboardInterrupt:  # while importing, or in a command that has nothing to put in order
+        print("okane: interrupted", file=sys.stderr)
+        return 0 if command == "up" else 130
     return code
 
 

@@ -113,7 +113,8 @@ GRANT EXECUTE ON FUNCTION sign_in(uuid, text, uuid, text, bytea, integer, intege
 -- Exchanges a refresh token for its successor. The immediate predecessor may be shown again for p_grace_seconds
 -- and gets the same successor (as it was sealed then); any other use of a spent token ends the session.
 -- -> {"outcome": "rotated" | "repeated", "person_id", "session_id", "sealed": hex, "expires_in": seconds}
---  | {"outcome": "token_invalid" | "session_ended", "session_id"?: the one that ended}
+--  | {"outcome": "session_reused", "person_id", "session_id"}: a spent token came again, and this call has ended the session
+--  | {"outcome": "token_invalid" | "session_ended"}
 CREATE OR REPLACE FUNCTION rotate_refresh(p_hash bytea, p_new_hash bytea, p_sealed bytea,
                                           p_idle_seconds integer, p_grace_seconds integer)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
@@ -148,7 +149,7 @@ BEGIN
         SELECT expires_at INTO v_expires FROM refresh_tokens WHERE token_hash = r.successor_hash;
     ELSE
         UPDATE sessions SET ended_at = clock_timestamp() WHERE id = s.id;
-        RETURN json_build_object('outcome', 'session_ended', 'session_id', s.id);
+        RETURN json_build_object('outcome', 'session_reused', 'person_id', s.person_id, 'session_id', s.id);
     END IF;
     RETURN json_build_object('outcome', v_outcome, 'person_id', s.person_id, 'session_id', s.id,
         'sealed', encode(p_sealed, 'hex'),

@@ -99,7 +99,11 @@ def log_in(body: Annotated[LogIn, api.Body()]) -> Response[models.Tokens]:
 
 @app.route("POST", "/v1/auth/refresh", "Exchange a refresh token", "token_invalid", "session_ended")
 def refresh(body: Annotated[Refresh, api.Body()]) -> Response[models.Tokens]:
-    return _signed_in(people.refresh(body.refresh_token))
+    try:
+        return _signed_in(people.refresh(body.refresh_token))
+    except people.Reused as reused:
+        cache.end_sessions([reused.caller])
+        raise
 
 
 @app.route("POST", "/v1/auth/logout", "End this session", status=204)

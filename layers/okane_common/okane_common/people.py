@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from okane_common import database, mail, money, passwords, tokens
 from okane_common.caller import ACCESS_SECONDS, Caller
-from okane_common.errors import Refusal, refuse
+from okane_common.errors import DETAILS, Refusal, refuse
 from okane_common.seals import Seal, fingerprint
 
 CODE_SECONDS = 10 * 60
@@ -44,6 +44,14 @@ class Session(NamedTuple):
             "refresh_expires_in": self.refresh_seconds,
             "session_id": str(self.caller.session_id),
         }
+
+
+class Reused(Refusal):
+    """A spent refresh token came again, so somebody has a copy: this request has ended the session of `caller`."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__("session_ended", DETAILS["session_ended"])
+        self.caller = caller
 
 
 def sign_up(email: str, password: str, name: str) -> None:
@@ -110,8 +118,7 @@ def log_in(email: str, password: str, device: str) -> Session:
 def refresh(token: str) -> Session:
     """Exchange a refresh token for its successor.
 
-    Raises Refusal: token_invalid (unknown or too old), session_ended (also when a spent token was used again: then
-    this very request has ended the session).
+    Raises Refusal: token_invalid (unknown or too old), session_ended; Reused when a spent token came again.
     """
     old = _token_bytes(token)
     new = secrets.token_bytes(REFRESH_BYTES)
@@ -123,10 +130,12 @@ def refresh(token: str) -> Session:
         REFRESH_IDLE_SECONDS,
         REFRESH_GRACE_SECONDS,
     )
-    if result["outcome"] not in ("rotated", "repeated"):
+    if "session_id" not in result:
         raise refuse(result["outcome"])
-    successor = _masked(bytes.fromhex(result["sealed"]), old)
     caller = Caller(uuid.UUID(result["person_id"]), uuid.UUID(result["session_id"]))
+    if result["outcome"] == "session_reused":
+        raise Reused(caller)
+    successor = _masked(bytes.fromhex(result["sealed"]), old)
     return Session(caller, _token(successor), result["expires_in"])
 
 

@@ -1,0 +1,7 @@
+"""The least a function can do: the yardstick beside the real ones, behind the same gateway."""
+
+from typing import Any
+
+
+def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": '{"status":"ok"}'}

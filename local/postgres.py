@@ -67,7 +67,6 @@ _SETTINGS = {
     "full_page_writes": "on",
     "shared_buffers": "128MB",
     "max_connections": "100",
-    "max_wal_size": "256MB",
     "jit": "off",  # our statements are short
     "password_encryption": "scram-sha-256",
     "log_min_error_statement": "panic",  # a failing ALTER ROLE would put a password into the log

@@ -142,6 +142,8 @@ def test_the_token_may_be_a_parameter(front: Front) -> None:
         {},
         {"Authorization": "Bearer"},
         {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {TOKEN[:-1]}"},
+        {"Authorization": f"Bearer {TOKEN}="},
         {"Authorization": TOKEN},
         {"Authorization": f"Basic {TOKEN}"},
         {"Authorization": "Bearer \xfc".encode("latin-1")},

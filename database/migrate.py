@@ -54,8 +54,12 @@ def _prepare(connection: psycopg.Connection) -> None:
     role = sql.Identifier(APP_ROLE)
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [APP_ROLE]).fetchone() is None:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+    # Roles belong to the whole server: writing what is there already would collide with the migration of another database.
+    settings = connection.execute("SELECT unnest(rolconfig) FROM pg_roles WHERE rolname = %s", [APP_ROLE]).fetchall()
     for name, value in APP_TIMEOUTS.items():
-        connection.execute(sql.SQL("ALTER ROLE {} SET {} = {}").format(role, sql.Identifier(name), sql.Literal(value)))
+        if (f"{name}={value}",) not in settings:
+            statement = sql.SQL("ALTER ROLE {} SET {} = {}")
+            connection.execute(statement.format(role, sql.Identifier(name), sql.Literal(value)))
     connection.execute("CREATE SCHEMA IF NOT EXISTS okane")
     connection.execute(sql.SQL("GRANT USAGE ON SCHEMA okane TO {}").format(role))
     connection.execute("SET LOCAL search_path = okane")

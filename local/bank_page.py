@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, cast
@@ -90,7 +91,10 @@ def result(status: int, bank_name: str, asked: Payment, outcome: Mapping[str, ob
     elif "error" in outcome:
         report = f"<p>Nothing was sent: {escape(str(outcome['error']))}.</p>"
     else:
-        report = "".join(f"<article>{definitions(delivery)}</article>" for delivery in deliveries)
+        report = "".join(
+            f"<article>{definitions(delivery | {'answer': json.dumps(delivery['answer'])})}</article>"
+            for delivery in deliveries
+        )
     return page(
         status,
         f"{bank_name}: what was sent",

@@ -165,5 +165,7 @@ def main(arguments: list[str]) -> int:
             print(f"okane build: {error}", file=sys.stderr)
             return 1
         layer = size(folder / "CommonLayer") / 1e6
-        print(f"{architecture}: {folder.relative_to(ROOT)} (layer {layer:.0f} MB unzipped)")
+        place = folder.relative_to(ROOT)
+        print(f"{architecture}: {place} (layer {layer:.0f} MB unzipped)")
+        print(f"  sam deploy --guided --template-file {place}/template.yaml")
     return 0

@@ -78,7 +78,7 @@ def difference() -> str:
     kept = KEPT.read_text(encoding="utf-8") if KEPT.exists() else ""
     if kept == generate():
         return ""
-    return f"{KEPT.relative_to(ROOT)} is not what the code says; ./okane check openapi --fix writes it anew"
+    return f"{KEPT.name} is not what the code says; ./okane check openapi --fix writes it anew"
 
 
 def write() -> None:

@@ -72,11 +72,12 @@ class Ending:
         self._task = task
 
     def _arrived(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            say("already stopping")
+        first, self.asked = not self.asked, True  # at once: the next signal may arrive within this one
+        with contextlib.suppress(OSError):
+            # Not with print: the one that this interrupts may hold the stream.
+            os.write(2, b"okane: stopping\n" if first else b"okane: already stopping\n")
+        if not first:
             return
-        self.asked = True
-        say("stopping")
         if self._task is None:
             raise StoppedError
         self._task.get_loop().call_soon_threadsafe(self._task.cancel)
@@ -197,7 +198,7 @@ def _start_servers(options: argparse.Namespace, folder: Path, kept: Secrets, run
             raise UpError("DATABASE_URL must be a URL: postgresql://user:password@host:port/database")
         say("using the database of DATABASE_URL")
     else:
-        first = not (folder / "postgres").exists()
+        first = not (folder / "postgres" / "data").exists()
         say("making a Postgres cluster (once) and starting it" if first else "starting Postgres")
         postgres = Postgres.start(folder / "postgres", password=kept.postgres_password)
         running.callback(postgres.stop)

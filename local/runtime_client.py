@@ -67,38 +67,43 @@ class _Log(logging.Handler):
         )
 
 
+class InitError(Exception):
+    """The handler cannot be had; the kind is Lambda's name for why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 def _error(error: BaseException, request_id: str = "", kind: str | None = None) -> bytes:
-    """The error as Lambda reports it, also printed; frames of this file are left out."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    """The error as Lambda reports it, also printed; frames that are not of the function are left out."""
+    frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
     report = {
         "errorMessage": str(error),
-        "errorType": kind or type(error).__name__,
+        "errorType": kind or (error.kind if isinstance(error, InitError) else type(error).__name__),
         "requestId": request_id,
-        "stackTrace": traceback.format_list(frames),
+        "stackTrace": traceback.format_list(own),
     }
     print(f"[ERROR] {report['errorType']}: {error}\n{''.join(report['stackTrace'])}", end="", flush=True)
     return json.dumps(report).encode()
 
 
 def _import(name: str) -> Handler:
-    module, _, attribute = name.rpartition(".")
-    found = importlib.import_module(module.replace("/", "."))
+    """The handler named module.function. InitError, or whatever else the module raises."""
+    module, dot, attribute = name.rpartition(".")
+    if not dot:
+        raise InitError("Runtime.MalformedHandlerName", f"Bad handler '{name}'")
+    try:
+        found = importlib.import_module(module.replace("/", "."))
+    except ImportError as error:
+        raise InitError("Runtime.ImportModuleError", f"Unable to import module '{module}': {error}") from error
+    except SyntaxError as error:
+        raise InitError("Runtime.UserCodeSyntaxError", f"Syntax error in module '{module}': {error}") from error
     handler: Handler | None = getattr(found, attribute, None)
     if handler is None:
-        raise LookupError(f"Handler '{attribute}' missing on module '{module}'")
+        raise InitError("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{module}'")
     return handler
-
-
-def _init_error_kind(error: BaseException) -> str | None:
-    """Lambda's name for what went wrong before the first invocation; None keeps the exception's own."""
-    match error:
-        case ImportError():
-            return "Runtime.ImportModuleError"
-        case SyntaxError():
-            return "Runtime.UserCodeSyntaxError"
-        case LookupError() if error.__traceback__ and error.__traceback__.tb_next is None:
-            return "Runtime.HandlerNotFound"
-    return None
 
 
 def _watch_parent(parent: int) -> None:
@@ -153,7 +158,7 @@ def main(name: str) -> int:
     try:
         handler = _import(name)
     except Exception as error:  # noqa: BLE001  (likewise for what its import raises)
-        _post(connection, "/init/error", _error(error, kind=_init_error_kind(error)))
+        _post(connection, "/init/error", _error(error))
         return 1
     try:
         _serve(connection, handler, log)

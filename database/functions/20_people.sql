@@ -23,7 +23,8 @@ END $$;
 -- -> {"known": bool}
 CREATE OR REPLACE FUNCTION sign_up(p_email text, p_name text, p_handles text[], p_password_hash text,
                                    p_code_hash bytea, p_code_seconds integer)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     INSERT INTO sign_ups (email, name, handles, password_hash, code_hash, expires_at)
     VALUES (p_email, p_name, p_handles, p_password_hash, p_code_hash, clock_timestamp() + make_interval(secs => p_code_seconds));
@@ -50,7 +51,8 @@ $$;
 -- -> {"outcome": "verified", "person_id"} | {"outcome": "code_invalid"}
 CREATE OR REPLACE FUNCTION verify_email(p_email text, p_code_hash bytea, p_currency text,
     p_session uuid, p_device text, p_refresh_hash bytea, p_idle_seconds integer, p_absolute_seconds integer)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     s sign_ups;
     attempt sign_ups;
@@ -86,20 +88,25 @@ GRANT EXECUTE ON FUNCTION verify_email(text, bytea, text, uuid, text, bytea, int
 -- What to check a password against: the person's, else the newest sign-up's that waits for its code.
 -- -> {"person_id": uuid|null, "password_hash": str|null}
 CREATE OR REPLACE FUNCTION find_credentials(p_email text)
-RETURNS json LANGUAGE sql STABLE SECURITY DEFINER SET search_path = okane, pg_temp AS $$
-    SELECT json_build_object('person_id', p.id, 'password_hash', CASE WHEN p.id IS NULL THEN s.password_hash
-                                                                      ELSE p.password_hash END)
-      FROM (SELECT 1) one
-      LEFT JOIN people p ON p.email = p_email
-      LEFT JOIN LATERAL (SELECT password_hash FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 1) s ON true
-$$;
+RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    RETURN (
+        SELECT json_build_object('person_id', p.id, 'password_hash', CASE WHEN p.id IS NULL THEN s.password_hash
+                                                                          ELSE p.password_hash END)
+          FROM (SELECT 1) one
+          LEFT JOIN people p ON p.email = p_email
+          LEFT JOIN LATERAL (SELECT password_hash FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 1) s ON true
+    );
+END $$;
 GRANT EXECUTE ON FUNCTION find_credentials(text) TO okane_app;
 
 -- Signs in a person whose password was right a moment ago; not if it has changed since.
 -- -> {"outcome": "signed_in" | "credentials_invalid"}
 CREATE OR REPLACE FUNCTION sign_in(p_person uuid, p_password_hash text, p_session uuid, p_device text,
     p_refresh_hash bytea, p_idle_seconds integer, p_absolute_seconds integer)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     PERFORM FROM people WHERE id = p_person AND password_hash = p_password_hash FOR UPDATE;
     IF NOT FOUND THEN
@@ -117,7 +124,8 @@ GRANT EXECUTE ON FUNCTION sign_in(uuid, text, uuid, text, bytea, integer, intege
 --  | {"outcome": "token_invalid" | "session_ended"}
 CREATE OR REPLACE FUNCTION rotate_refresh(p_hash bytea, p_new_hash bytea, p_sealed bytea,
                                           p_idle_seconds integer, p_grace_seconds integer)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     r refresh_tokens;
     s sessions;
@@ -159,7 +167,8 @@ GRANT EXECUTE ON FUNCTION rotate_refresh(bytea, bytea, bytea, integer, integer) 
 
 -- -> {"outcome": "ended" | "session_ended"}
 CREATE OR REPLACE FUNCTION end_session(p_person uuid, p_session uuid)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     UPDATE sessions SET ended_at = clock_timestamp()
      WHERE id = p_session AND person_id = p_person AND ended_at IS NULL AND expires_at > clock_timestamp();
@@ -169,7 +178,8 @@ GRANT EXECUTE ON FUNCTION end_session(uuid, uuid) TO okane_app;
 
 -- Changes what is not null. -> {"outcome": "found" | "session_ended" | "handle_taken", "version", "profile"}
 CREATE OR REPLACE FUNCTION change_profile(p_person uuid, p_session uuid, p_name text, p_handle text)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     p people;
 BEGIN
@@ -195,7 +205,8 @@ $$;
 -- -> {"outcome": "found", "recipient": {"handle", "name"}} | {"outcome": "recipient_not_found" | "session_ended"}
 --  | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION find_recipient(p_person uuid, p_session uuid, p_handle text)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_name text;
     v_wait integer;

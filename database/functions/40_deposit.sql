@@ -38,23 +38,15 @@ BEGIN
     IF NOT p_succeeded THEN
         UPDATE transfers SET status = 'Failure', failure_code = 'declined', completed_at = v_now, to_seq = payee.version + 1
          WHERE id = p_id;
-        UPDATE wallets SET version = version + 1, updated_at = v_now WHERE id = payee.id;
-        INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
-                             created_at, opening)
-        VALUES (payee.id, p_id, payee.version + 1, 0, 0, payee.available, payee.locked, v_now, false);
+        PERFORM write_entry(payee, p_id, false, v_now, 0, 0);
         RETURN NULL;
-    ELSIF payee.available + payee.locked > 9007199254740991 - t.amount THEN
+    ELSIF NOT has_room(payee, t.amount) THEN
         RETURN 'the wallet cannot hold the amount';
     END IF;
     UPDATE transfers SET status = 'Success', completed_at = v_now, from_seq = bank.version + 1, to_seq = payee.version + 1
      WHERE id = p_id;
-    UPDATE wallets SET available = available + CASE id WHEN bank.id THEN -t.amount ELSE t.amount END,
-                       version = version + 1, updated_at = v_now
-     WHERE id IN (bank.id, payee.id);
-    INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
-                         created_at, opening)
-    VALUES (bank.id, p_id, bank.version + 1, -t.amount, 0, bank.available - t.amount, bank.locked, v_now, true),
-           (payee.id, p_id, payee.version + 1, t.amount, 0, payee.available + t.amount, payee.locked, v_now, false);
+    PERFORM write_entry(bank, p_id, true, v_now, -t.amount, 0);
+    PERFORM write_entry(payee, p_id, false, v_now, t.amount, 0);
     RETURN NULL;
 END $$;
 
@@ -63,65 +55,54 @@ END $$;
 --  | {"outcome": "session_ended" | "idempotency_key_reused" | "not_found" (no wallet in that currency)}
 CREATE OR REPLACE FUNCTION open_deposit(p_person uuid, p_session uuid, p_id uuid, p_currency text, p_amount bigint,
                                         p_bank text, p_payment_url text, p_expires_at timestamptz)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     t transfers;
     w wallets;
     payee wallets;
     e bank_events;
+    v_bank uuid;
+    v_early boolean;  -- the bank has spoken of this deposit already
 BEGIN
-    IF NOT session_live(p_person, p_session) THEN
-        RETURN json_build_object('outcome', 'session_ended');
-    END IF;
-
     -- 1. Known key?
     SELECT * INTO t FROM transfers WHERE id = p_id;
-    IF FOUND THEN
-        RETURN replay(t, t.to_wallet, p_bank, p_amount, p_currency, NULL);
-    END IF;
-
-    -- 2. The transfer's name, before any row; then the bank's stripe and the person's wallet.
-    --    The stripe's row is locked only if it will be needed, and then in the same order as everywhere.
-    PERFORM lock_name(2, p_id::text);
-    t.from_wallet := system_wallet('bank:' || p_bank, p_currency, p_id);
-    SELECT id INTO payee.id FROM wallets WHERE person_id = p_person AND currency = p_currency;
     IF NOT FOUND THEN
-        RETURN json_build_object('outcome', 'not_found');
-    END IF;
-    FOR w IN SELECT * FROM wallets
-              WHERE id = payee.id
-                 OR (id = t.from_wallet AND EXISTS (SELECT FROM bank_events WHERE reference = p_id::text AND status = 'parked'))
-              ORDER BY id FOR NO KEY UPDATE LOOP
-        IF w.id = payee.id THEN payee := w; END IF;
-    END LOOP;
-
-    -- 3. Known key now?
-    IF EXISTS (SELECT FROM transfers WHERE id = p_id) THEN
+        -- 2. The transfer's name, before any row; then the person's wallet. The stripe's row is locked only if it will be
+        --    needed, and then in the same order as everywhere.
+        PERFORM lock_name(2, p_id::text);
+        SELECT id INTO payee.id FROM wallets WHERE person_id = p_person AND currency = p_currency;
+        v_bank := system_wallet('bank:' || p_bank, p_currency, p_id);
+        v_early := EXISTS (SELECT FROM bank_events WHERE reference = p_id::text AND status = 'parked');
+        FOR w IN SELECT * FROM wallets WHERE id = payee.id OR (v_early AND id = v_bank) ORDER BY id FOR NO KEY UPDATE LOOP
+            IF w.id = payee.id THEN payee := w; END IF;
+        END LOOP;
+        -- 3. Known key now?
         SELECT * INTO t FROM transfers WHERE id = p_id;
-        RETURN replay(t, t.to_wallet, p_bank, p_amount, p_currency, NULL);
     END IF;
 
     -- 4. Decide.
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
+    ELSIF t.id IS NOT NULL THEN
+        RETURN replay(t, t.to_wallet, p_bank, p_amount, p_currency, NULL);
+    ELSIF payee.id IS NULL THEN
+        RETURN json_build_object('outcome', 'not_found');
     END IF;
 
     -- 5. Write: the intent moves nothing, and counts as a change of its wallet.
-    t.id := p_id; t.to_wallet := payee.id; t.kind := 'deposit'; t.status := 'Processing'; t.amount := p_amount;
-    t.currency := p_currency; t.asked := p_bank; t.payment_url := p_payment_url; t.expires_at := p_expires_at;
+    t.id := p_id; t.from_wallet := v_bank; t.to_wallet := payee.id; t.kind := 'deposit'; t.status := 'Processing';
+    t.amount := p_amount; t.currency := p_currency; t.asked := p_bank; t.payment_url := p_payment_url; t.expires_at := p_expires_at;
     t.created_at := now_ms(); t.to_seq := payee.version + 1;
     INSERT INTO transfers VALUES (t.*);
-    UPDATE wallets SET version = version + 1, updated_at = t.created_at WHERE id = payee.id;
-    INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
-                         created_at, opening)
-    VALUES (payee.id, p_id, t.to_seq, 0, 0, payee.available, payee.locked, t.created_at, true);
+    PERFORM write_entry(payee, p_id, true, t.created_at, 0, 0);
 
     -- 6. What the bank said before we knew of it.
     FOR e IN SELECT * FROM bank_events WHERE reference = p_id::text AND status = 'parked' ORDER BY received_at FOR UPDATE LOOP
         PERFORM apply_bank_event(e);
     END LOOP;
     SELECT * INTO t FROM transfers WHERE id = p_id;
-    RETURN json_build_object('outcome', 'made', 'transaction', transaction_view(t, payee.id),
+    RETURN json_build_object('outcome', 'made', 'transaction', transaction_seen_from(t, payee.id),
                              'changed', changed_wallets(payee.id));
 END $$;
 GRANT EXECUTE ON FUNCTION open_deposit(uuid, uuid, uuid, text, bigint, text, text, timestamptz) TO okane_app;

@@ -43,7 +43,8 @@ END $$;
 --  | {"status": "conflict"}: the same webhook id came before with another body
 CREATE OR REPLACE FUNCTION receive_bank_event(p_bank text, p_webhook_id text, p_body_hash bytea, p_type text,
     p_reference text, p_bank_reference text, p_amount bigint, p_currency text, p_reason text)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     e bank_events;
     v_reference text := coalesce(referenced(lower(p_reference))::text, p_reference);

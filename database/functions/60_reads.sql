@@ -1,36 +1,57 @@
--- What a person may read. Every answer says first whether the session still lives, in the same round trip.
+-- What a person may read. Every answer says first whether the session still lives, in the same round trip. All are STABLE:
+-- their statements see one snapshot, so that a page and the version beside it belong together.
 
 -- -> {"outcome": "found", "version", "profile"} | {"outcome": "session_ended"}
 CREATE OR REPLACE FUNCTION read_profile(p_person uuid, p_session uuid)
-RETURNS json LANGUAGE sql STABLE SECURITY DEFINER SET search_path = okane, pg_temp AS $$
-    SELECT CASE WHEN NOT session_live(p_person, p_session) THEN json_build_object('outcome', 'session_ended')
-        ELSE (SELECT json_build_object('outcome', 'found', 'version', p.version, 'profile', profile_view(p))
-                FROM people p WHERE p.id = p_person) END
-$$;
+RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    p people;
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    SELECT * INTO p FROM people WHERE id = p_person;
+    RETURN json_build_object('outcome', 'found', 'version', p.version, 'profile', profile_view(p));
+END $$;
 GRANT EXECUTE ON FUNCTION read_profile(uuid, uuid) TO okane_app;
 
 -- -> {"outcome": "found", "wallets": [...]} | {"outcome": "session_ended"}
 CREATE OR REPLACE FUNCTION read_wallets(p_person uuid, p_session uuid)
-RETURNS json LANGUAGE sql STABLE SECURITY DEFINER SET search_path = okane, pg_temp AS $$
-    SELECT CASE WHEN NOT session_live(p_person, p_session) THEN json_build_object('outcome', 'session_ended')
-        ELSE (SELECT json_build_object('outcome', 'found', 'wallets', coalesce(json_agg(wallet_view(w) ORDER BY w.currency), '[]'))
-                FROM wallets w WHERE w.person_id = p_person) END
-$$;
+RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    RETURN (SELECT json_build_object('outcome', 'found',
+                                     'wallets', coalesce(json_agg(wallet_view(w) ORDER BY w.currency), '[]'))
+              FROM wallets w WHERE w.person_id = p_person);
+END $$;
 GRANT EXECUTE ON FUNCTION read_wallets(uuid, uuid) TO okane_app;
 
 -- -> {"outcome": "found", "wallet"} | {"outcome": "not_found" | "session_ended"}
 CREATE OR REPLACE FUNCTION read_wallet(p_person uuid, p_session uuid, p_currency text)
-RETURNS json LANGUAGE sql STABLE SECURITY DEFINER SET search_path = okane, pg_temp AS $$
-    SELECT CASE WHEN NOT session_live(p_person, p_session) THEN json_build_object('outcome', 'session_ended')
-        ELSE coalesce((SELECT json_build_object('outcome', 'found', 'wallet', wallet_view(w))
-                         FROM wallets w WHERE w.person_id = p_person AND w.currency = p_currency),
-                      json_build_object('outcome', 'not_found')) END
-$$;
+RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    w wallets;
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    SELECT * INTO w FROM wallets WHERE person_id = p_person AND currency = p_currency;
+    IF NOT FOUND THEN
+        RETURN json_build_object('outcome', 'not_found');
+    END IF;
+    RETURN json_build_object('outcome', 'found', 'wallet', wallet_view(w));
+END $$;
 GRANT EXECUTE ON FUNCTION read_wallet(uuid, uuid, text) TO okane_app;
 
 -- -> {"outcome": "made" | "found", "wallet"} | {"outcome": "session_ended"}
 CREATE OR REPLACE FUNCTION open_wallet(p_person uuid, p_session uuid, p_currency text)
-RETURNS json LANGUAGE plpgsql SECURITY DEFINER SET search_path = okane, pg_temp AS $$
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_outcome text;
 BEGIN
@@ -46,46 +67,68 @@ GRANT EXECUTE ON FUNCTION open_wallet(uuid, uuid, text) TO okane_app;
 
 -- One page of a wallet's transactions, newest first: the opening entries below p_before, walked down the primary key,
 -- so that the thousandth page costs what the first does. One more row than asked for tells whether there is a next page.
+-- -> {"data": [...], "has_more", "last_seq"}
 CREATE OR REPLACE FUNCTION history_page(p_wallet uuid, p_before bigint, p_limit integer, p_kind transfer_kind,
     p_status transfer_status, p_from timestamptz, p_to timestamptz)
-RETURNS json LANGUAGE sql STABLE AS $$
-    SELECT json_build_object(
-        'data', coalesce(json_agg(page.view ORDER BY page.seq DESC) FILTER (WHERE page.n <= p_limit), '[]'),
-        'has_more', count(*) > p_limit,
-        'last_seq', min(page.seq) FILTER (WHERE page.n <= p_limit))
-      FROM (SELECT found.seq, row_number() OVER (ORDER BY found.seq DESC) AS n, transaction_view(found.t, p_wallet) AS view
-              FROM (SELECT e.seq, t FROM entries e JOIN transfers t ON t.id = e.transfer_id
-                     WHERE e.wallet_id = p_wallet AND e.opening AND e.seq < p_before
-                       AND (p_kind IS NULL OR t.kind = p_kind)
-                       AND (p_status IS NULL OR t.status = p_status)
-                       AND (p_from IS NULL OR t.created_at >= p_from)
-                       AND (p_to IS NULL OR t.created_at < p_to)
-                     ORDER BY e.seq DESC LIMIT p_limit + 1) found) page
-$$;
+RETURNS json LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT json_build_object(
+            'data', coalesce(json_agg(line.view ORDER BY line.seq DESC) FILTER (WHERE line.n <= p_limit), '[]'),
+            'has_more', count(*) > p_limit,
+            'last_seq', min(line.seq) FILTER (WHERE line.n <= p_limit))
+          FROM (SELECT found.seq, row_number() OVER (ORDER BY found.seq DESC) AS n,
+                       transaction_seen_from(found.t, p_wallet) AS view
+                  FROM (SELECT e.seq, t FROM entries e JOIN transfers t ON t.id = e.transfer_id
+                         WHERE e.wallet_id = p_wallet AND e.opening AND e.seq < p_before
+                           AND (p_kind IS NULL OR t.kind = p_kind)
+                           AND (p_status IS NULL OR t.status = p_status)
+                           AND (p_from IS NULL OR t.created_at >= p_from)
+                           AND (p_to IS NULL OR t.created_at < p_to)
+                         ORDER BY e.seq DESC LIMIT p_limit + 1) found) line
+    );
+END $$;
 
 -- -> {"outcome": "found", "version", "page": {"data", "has_more", "last_seq"}} | {"outcome": "not_found" | "session_ended"}
 CREATE OR REPLACE FUNCTION read_history(p_person uuid, p_session uuid, p_currency text, p_before bigint, p_limit integer,
     p_kind transfer_kind, p_status transfer_status, p_from timestamptz, p_to timestamptz)
-RETURNS json LANGUAGE sql STABLE SECURITY DEFINER SET search_path = okane, pg_temp AS $$
-    SELECT CASE WHEN NOT session_live(p_person, p_session) THEN json_build_object('outcome', 'session_ended')
-        ELSE coalesce((SELECT json_build_object('outcome', 'found', 'version', w.version,
-                              'page', history_page(w.id, p_before, p_limit, p_kind, p_status, p_from, p_to))
-                         FROM wallets w WHERE w.person_id = p_person AND w.currency = p_currency),
-                      json_build_object('outcome', 'not_found')) END
-$$;
+RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    w wallets;
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    SELECT * INTO w FROM wallets WHERE person_id = p_person AND currency = p_currency;
+    IF NOT FOUND THEN
+        RETURN json_build_object('outcome', 'not_found');
+    END IF;
+    RETURN json_build_object('outcome', 'found', 'version', w.version,
+        'page', history_page(w.id, p_before, p_limit, p_kind, p_status, p_from, p_to));
+END $$;
 GRANT EXECUTE ON FUNCTION read_history(uuid, uuid, text, bigint, integer, transfer_kind, transfer_status, timestamptz,
                                        timestamptz) TO okane_app;
 
 -- One transaction, to a person on either of its sides who has an entry of it. p_kinds narrows what counts as found.
 -- -> {"outcome": "found", "transaction"} | {"outcome": "not_found" | "session_ended"}
 CREATE OR REPLACE FUNCTION read_transaction(p_person uuid, p_session uuid, p_id uuid, p_kinds transfer_kind[])
-RETURNS json LANGUAGE sql STABLE SECURITY DEFINER SET search_path = okane, pg_temp AS $$
-    SELECT CASE WHEN NOT session_live(p_person, p_session) THEN json_build_object('outcome', 'session_ended')
-        ELSE coalesce((SELECT json_build_object('outcome', 'found', 'transaction', transaction_view(t, w.id))
-                         FROM transfers t JOIN wallets w
-                           ON w.person_id = p_person AND ((w.id = t.from_wallet AND t.from_seq IS NOT NULL)
-                                                       OR (w.id = t.to_wallet AND t.to_seq IS NOT NULL))
-                        WHERE t.id = p_id AND t.kind = ANY (p_kinds)),
-                      json_build_object('outcome', 'not_found')) END
-$$;
+RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    t transfers;
+    v_wallet uuid;
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    SELECT * INTO t FROM transfers WHERE id = p_id AND kind = ANY (p_kinds);
+    SELECT id INTO v_wallet FROM wallets
+     WHERE person_id = p_person AND ((id = t.from_wallet AND t.from_seq IS NOT NULL)
+                                  OR (id = t.to_wallet AND t.to_seq IS NOT NULL));
+    IF NOT FOUND THEN
+        RETURN json_build_object('outcome', 'not_found');
+    END IF;
+    RETURN json_build_object('outcome', 'found', 'transaction', transaction_seen_from(t, v_wallet));
+END $$;
 GRANT EXECUTE ON FUNCTION read_transaction(uuid, uuid, uuid, transfer_kind[]) TO okane_app;

@@ -42,7 +42,7 @@ class BankEvent(models.Body):
     """One event. Its time is the bank's; ours is when it came."""
 
     type: Literal["deposit.succeeded", "deposit.failed", "withdrawal.succeeded", "withdrawal.failed"]
-    timestamp: Annotated[str, Field(min_length=1, max_length=64)]
+    timestamp: Annotated[str, Field(min_length=1, max_length=64, pattern=models.NO_CONTROLS)]
     data: BankData
 
 

@@ -11,7 +11,7 @@ POST /v1/cache/warm                                    202, the cache warmer wor
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from okane_common import api, aws, cache, ledger, models, money, pages, settings, tokens
 from okane_common.api import Response
@@ -36,7 +36,7 @@ def list_wallets() -> Response[models.Wallets]:
     return api.answer(models.Wallets, {"data": ledger.read_wallets(app.caller)["wallets"]})
 
 
-@app.route("POST", "/v1/wallets", "Open a wallet in another currency", status=201)
+@app.route("POST", "/v1/wallets", "Open a wallet in another currency", status=201, also=200)
 def open_wallet(body: Annotated[models.NewWallet, api.Body()]) -> Response[models.Wallet]:
     opened = ledger.open_wallet(app.caller, body.currency)
     return api.answer(models.Wallet, opened["wallet"], status=201 if opened["outcome"] == "made" else 200)
@@ -62,8 +62,8 @@ def read_history(
     cursor: Annotated[str | None, api.Query(description="next_cursor of the page before")] = None,
     kind: Annotated[Literal["deposit", "withdrawal", "transfer", "refund"] | None, api.Query()] = None,
     status: Annotated[Literal["Processing", "Success", "Failure"] | None, api.Query()] = None,
-    since: Annotated[AwareDatetime | None, api.Query(alias="from", description="Created at or after")] = None,
-    until: Annotated[AwareDatetime | None, api.Query(alias="to", description="Created before")] = None,
+    since: Annotated[api.Moment | None, api.Query(alias="from", description="Created at or after")] = None,
+    until: Annotated[api.Moment | None, api.Query(alias="to", description="Created before")] = None,
     min_version: api.MinVersion = 0,
 ) -> Response[models.TransactionPage]:
     filters = {

@@ -65,15 +65,11 @@ class Ledger:
         name = ids.transfer_id(payer.person, TRANSFER, key)
         return self.call("make_transfer", payer.person, payer.session, name, to, amount, currency, note)
 
-    def intend(
-        self, payee: Party, key: str, amount: int, currency: str = "INR", bank: str = "hdfc"
-    ) -> dict[str, Any]:
+    def intend(self, payee: Party, key: str, amount: int, currency: str = "INR", bank: str = "hdfc") -> dict[str, Any]:
         """open_deposit, with the id that the key names."""
         name = deposit_id(payee, key, currency)
         page, until = "http://bank.example.com/pay", "2030-01-01T00:00:00Z"
-        return self.call(
-            "open_deposit", payee.person, payee.session, name, currency, amount, bank, page, until
-        )
+        return self.call("open_deposit", payee.person, payee.session, name, currency, amount, bank, page, until)
 
     def event(self, reference: object, amount: int, **other: Any) -> dict[str, Any]:
         """receive_bank_event; what `other` does not say is that of a fresh success at hdfc in INR."""

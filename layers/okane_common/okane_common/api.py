@@ -18,7 +18,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Path, Query
-from pydantic import BeforeValidator
+from pydantic import AwareDatetime, BeforeValidator
 
 from okane_common import aws, database, settings
 from okane_common.caller import Caller
@@ -45,6 +45,12 @@ def _whole_number(text: object) -> object:
     raise ValueError("a whole number in digits is expected")
 
 
+def _rfc_3339(text: object) -> object:
+    if isinstance(text, str) and re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}T", text):
+        return text
+    raise ValueError("a time such as 2026-11-23T10:00:00Z is expected")  # pydantic would also take Unix time
+
+
 IdempotencyKey = Annotated[
     str,
     Header(
@@ -61,6 +67,7 @@ MinVersion = Annotated[
     Query(description="The answer is never older than this version of the wallet"),
 ]
 Limit = Annotated[int, Ge(1), Le(100), BeforeValidator(_whole_number), Query(description="Lines on a page")]
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
 Id = Annotated[uuid.UUID, Path(description="A transaction's id")]
 CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
 
@@ -89,8 +96,9 @@ class Api:
             self._resolver.exception_handler(error)(answer)
         self.get_openapi_schema = self._resolver.get_openapi_schema
 
-    def route(self, method: str, path: str, summary: str, *codes: str, status: int = 200) -> Route:
+    def route(self, method: str, path: str, summary: str, *codes: str, status: int = 200, also: int = 0) -> Route:
         """Decorates the handler of one route. codes: the problems it can answer with besides those of every route.
+        also: a second status that is a success, with the same body.
 
         Documents both; the request is checked against the handler's annotations, the answer against its return type.
         """
@@ -98,13 +106,15 @@ class Api:
         always = ["validation_failed", "unavailable"]
         if private:
             always += ["token_missing", "token_invalid", "token_expired", "session_ended"]
+        if "{" in path:
+            always += ["not_found"]
         if method in BODY_METHODS:
             always += ["json_invalid", "body_too_large", "media_type_unsupported"]
         decorate: Route = self._resolver.route(
             re.sub(r"{(\w+)}", r"<\1>", path),
             method,
             summary=summary,
-            responses=_documented(status, (*codes, *always)),
+            responses=_documented([status, also] if also else [status], (*codes, *always)),
             operation_id=re.sub(r"\W+", "_", f"{method} {path}").strip("_").lower(),
             security=[{"bearer": []}] if private else [],
         )
@@ -285,9 +295,11 @@ def _plain(response: Response[str]) -> dict[str, Any]:
     }
 
 
-def _documented(status: int, codes: tuple[str, ...]) -> dict[int, Any]:
-    """The OpenAPI responses of a route: its success, and its problems by status with their codes."""
-    described: dict[int, Any] = {status: {"description": HTTPStatus(status).phrase}}
+def _documented(statuses: list[int], codes: tuple[str, ...]) -> dict[int, Any]:
+    """The OpenAPI responses of a route: its successes, and its problems by status with their codes."""
+    described: dict[int, Any] = {status: {"description": HTTPStatus(status).phrase} for status in statuses}
+    if HTTPStatus.NO_CONTENT in described:
+        described[HTTPStatus.NO_CONTENT]["content"] = {}
     for code in sorted(set(codes)):
         known = described.setdefault(
             CODES[code].status,

@@ -14,20 +14,18 @@ failure the cache is left alone for BREAK_SECONDS. One request reads with one co
 import base64
 import json
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from okane_common import settings
 from okane_common.caller import ACCESS_SECONDS, Caller
 from okane_common.errors import refuse
 from okane_common.observability import logger
 from okane_common.seals import Seal
-
-if TYPE_CHECKING:
-    from upstash_redis import Redis
+from okane_common.upstash import Failed, Upstash
 
 BUDGET_SECONDS = 0.150  # for everything a request asks of Redis
 WARMER_SECONDS = 2.0  # the warmer has nobody waiting
@@ -37,13 +35,11 @@ PAGE_LIMIT = 25  # the first history page that is kept
 
 LIVE, ENDED = 1, 2  # versions of a session's sign: an end is never undone
 
-_URL = settings.text("UPSTASH_REDIS_REST_URL")
-_TOKEN = settings.secret("UPSTASH_REDIS_REST_TOKEN")
 _SEAL = Seal("cache")
 _MARK_BYTES = 16
 
-# For each key: set it unless what is there is newer. What the caller found there and could not believe (ARGV 4) is replaced
-# whatever it claims, and so is what is no string of ours.
+# For each key: set it unless what is there is newer. What the caller found there and could not believe (ARGV 4 is its
+# beginning, version and seal) is replaced whatever it claims, and so is what is no string of ours.
 _COMPARE_AND_SET = """
 for i, key in ipairs(KEYS) do
   local version, value, ms, unbelieved = unpack(ARGV, i * 4 - 3, i * 4)
@@ -53,7 +49,7 @@ for i, key in ipairs(KEYS) do
     found = false
   end
   local current = found and tonumber(string.match(found, '^(%d+)[.]'))
-  if not current or current <= tonumber(version) or found == unbelieved then
+  if not current or current <= tonumber(version) or string.match(found, '^%d+[.][A-Za-z0-9+/=]*') == unbelieved then
     redis.call('SET', key, value, 'PX', ms)
   end
 end
@@ -76,7 +72,7 @@ class Found(NamedTuple):
     status: Literal["hit", "miss", "bypass"]
     content: dict[str, Any]
     version: int
-    # What a miss hands on to `fill`: the unbelievable values by key, and the seconds that are left.
+    # What a miss hands on to `fill`: what the unbelievable values claim, by key, and the seconds that are left.
     unbelieved: dict[str, str]
     left: float
 
@@ -104,60 +100,24 @@ def _session_key(session_id: object) -> str:
 
 
 class _Cache:
-    """The connection to Redis, its one thread and its breaker, for the life of an environment."""
+    """Redis and its breaker, for the life of an environment."""
 
     def __init__(self) -> None:
-        self._redis: Redis | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._running: Future[Any] | None = None
+        self._redis = Upstash(settings.text("UPSTASH_REDIS_REST_URL"), settings.secret("UPSTASH_REDIS_REST_TOKEN"))
         self._closed_until = 0.0
 
     def execute(self, command: list[Any], seconds: float) -> Any:
-        """The answer to one command within `seconds` of wall clock, DNS and TLS included; None when there is none.
-
-        The command runs in a thread of its own, since no socket time-out bounds a whole exchange. One that comes too late
-        does no harm: every write compares versions.
+        """The answer to one command within `seconds`, or None. One that is carried out too late does no harm: every
+        write compares versions.
         """
-        if time.monotonic() < self._closed_until or (self._running and not self._running.done()):
+        if time.monotonic() < self._closed_until:
             return None
-        import httpx
-        from upstash_redis.errors import UpstashError
-
-        redis = self.prepare()
-        self._running = self._thread.submit(redis.execute, command)
         try:
-            return self._running.result(timeout=seconds)
-        except (
-            TimeoutError,
-            httpx.HTTPError,
-            UpstashError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            # ValueError to AttributeError: an answer that is not the protocol's, which the SDK does not check
+            return self._redis.execute(command, seconds)
+        except Failed as failure:
             self._closed_until = time.monotonic() + BREAK_SECONDS
-            logger.warning("cache unavailable", extra={"reason": type(error).__name__})
+            logger.warning("cache unavailable", extra={"reason": str(failure)})
             return None
-
-    def prepare(self) -> "Redis":
-        """The client, made at first use: importing the SDK takes a tenth of a second that is not Redis's."""
-        if self._redis is None:
-            import httpx
-            from upstash_redis import Redis
-
-            self._redis = Redis(
-                _URL,
-                _TOKEN.reveal(),
-                rest_encoding=None,
-                rest_retries=0,
-                allow_telemetry=False,
-                read_your_writes=False,
-            )
-            # The SDK waits for ever by default and offers no setting; this bounds what a late answer keeps busy.
-            self._redis._http._client = httpx.Client(timeout=BUDGET_SECONDS, trust_env=False)
-        return self._redis
 
 
 _cache = _Cache()
@@ -170,7 +130,6 @@ def look(caller: Caller, key: str, min_version: int = 0) -> Found:
     known to have ended.
     """
     keys = [_session_key(caller.session_id), key]
-    _cache.prepare()
     started = time.monotonic()
     answer = _cache.execute(["MGET", *keys], BUDGET_SECONDS)
     left = BUDGET_SECONDS - (time.monotonic() - started)
@@ -186,7 +145,7 @@ def look(caller: Caller, key: str, min_version: int = 0) -> Found:
     version, content = opened.get(key, (0, None))
     if sign == LIVE and content is not None and version >= min_version:
         return Found("hit", content, version, {}, left)
-    return Found("miss", {}, 0, {name: value for name, value in raw.items() if name not in opened}, left)
+    return Found("miss", {}, 0, {name: _claim(value) for name, value in raw.items() if name not in opened}, left)
 
 
 def fill(found: Found, caller: Caller, entry: Entry) -> None:
@@ -258,6 +217,12 @@ def _close(entry: Entry) -> str:
     content = json.dumps(entry.content, separators=(",", ":"), ensure_ascii=False)
     mark = _SEAL.mark(entry.key, str(entry.version), content)[:_MARK_BYTES]
     return f"{entry.version}.{base64.b64encode(mark).decode()}.{content}"
+
+
+def _claim(raw: str) -> str:
+    """Version and seal of a value that is not ours. ASCII only: of other bytes REST and JSON keep no exact image."""
+    claim = re.match("[0-9]+[.][A-Za-z0-9+/=]*", raw)
+    return claim[0] if claim else ""
 
 
 def _open(key: str, raw: str) -> tuple[int, dict[str, Any] | None] | None:

@@ -65,7 +65,9 @@ def verify(token: str) -> Caller:
     try:
         if len(token) > MAX_CHARACTERS:
             raise refuse("token_invalid")
-        header = jwt.get_unverified_header(token)
+        # Only chooses the key; jwt.decode reads it again, strictly. Its get_unverified_header reads all of the token to
+        # give the header, character by character in Python: a tenth of a warm request.
+        header = json.loads(jwt.utils.base64url_decode(token.partition(".")[0]))
         key = _PUBLIC_KEYS.get(str(header.get("kid")))
         if key is None or header.get("typ") != TYPE or header.get("alg") != ALGORITHM:
             raise refuse("token_invalid")

@@ -59,6 +59,8 @@ def database(services: Services) -> Iterator[Database]:
     """A copy of the template database, dropped afterwards with whoever is still connected."""
     name = f"okane_test_{secrets.token_hex(6)}"
     url = create_database(services.server_url, name, services.template)
+    # Roles belong to the whole server, and a module before this one may have run an `up` with other secrets on it.
+    set_app_password(services.server_url, services.secrets.app_password)
     yield Database(url, app_url(url, services.secrets.app_password))
     drop_database(services.server_url, name)
 

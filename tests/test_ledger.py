@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from okane_common import ids
-from tests.support.books import FULL, TRANSFER, Ledger, check_books, deposit_id
+from tests.support.books import DEPOSIT, FULL, TRANSFER, Ledger, check_books
 from tests.support.platform import Database
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 KEYS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", min_size=8, max_size=255)
-ROUTES = st.sampled_from([TRANSFER, *(f"POST /v1/wallets/{currency}/deposits" for currency in ("INR", "USD", "JPY"))])
+ROUTES = st.sampled_from([TRANSFER, DEPOSIT, "POST /v1/wallets/{currency}/withdrawals"])
 NAMES = st.tuples(st.uuids(), ROUTES, KEYS)
 
 
@@ -269,7 +269,7 @@ def test_deposit_from_intent_to_credit(ledger: Ledger) -> None:
     made = ledger.intend(asha, "key-12345", 500)
     opened = made["transaction"]
     assert opened == {
-        "id": str(deposit_id(asha, "key-12345")),
+        "id": str(ids.transfer_id(asha.person, DEPOSIT, "key-12345")),
         "kind": "deposit",
         "direction": "in",
         "status": "Processing",
@@ -313,13 +313,22 @@ def test_deposit_key_with_another_request_is_refused(ledger: Ledger) -> None:
     ledger.intend(asha, "key-12345", 500)
     assert ledger.intend(asha, "key-12345", 501) == {"outcome": "idempotency_key_reused"}
     assert ledger.intend(asha, "key-12345", 500, bank="axis") == {"outcome": "idempotency_key_reused"}
-    assert ledger.intend(asha, "key-dollars", 500, "USD") == {"outcome": "not_found"}
+    ledger.call("open_wallet", asha.person, asha.session, "USD")
+    assert ledger.intend(asha, "key-12345", 500, "USD") == {"outcome": "idempotency_key_reused"}
     assert ledger.intend(asha._replace(session=uuid.uuid4()), "key-other", 500) == {"outcome": "session_ended"}
+
+
+def test_deposit_without_a_wallet_leaves_nothing_behind(database: Database, ledger: Ledger) -> None:
+    """Least of all a wallet of the bank's, in a currency that nobody here has."""
+    asha = ledger.person("asha")
+    before = rows(database, "SELECT count(*) FROM wallets")
+    assert ledger.intend(asha, "key-12345", 500, "XXX") == {"outcome": "not_found"}
+    assert rows(database, "SELECT count(*) FROM wallets") == before
 
 
 def test_event_before_its_intent_waits_for_it(ledger: Ledger) -> None:
     asha = ledger.person("asha")
-    name = deposit_id(asha, "key-early")
+    name = ids.transfer_id(asha.person, DEPOSIT, "key-early")
     parked = {"webhook_id": "msg_early", "bank_reference": "early-1"}
     assert ledger.event(str(name).upper(), 500, **parked)["status"] == "parked"
     assert ledger.event(str(name).upper(), 500, **parked)["status"] == "duplicate"
@@ -363,24 +372,22 @@ def test_system_wallets_are_made_on_demand_by_many_at_once(database: Database, l
     assert sum(available for _, available in made) == -7 * 4 * len(parties)
 
 
-def test_history_is_the_order_of_the_versions(database: Database, ledger: Ledger) -> None:
+def test_history_is_the_order_of_the_versions(ledger: Ledger) -> None:
     asha, ravi = ledger.person("asha"), ledger.person("ravi")
     ledger.fund(asha, 1000)
     made = []
     for number in range(10):
-        payer, payee = (asha, ravi) if number % 3 else (ravi, asha)
-        made.append(ledger.transfer(payer, f"key-{number:05}", payee.handle, 10 + number)["transaction"]["id"])
-    seen, before = [], 2**63 - 1
-    while True:
+        payer, payee = (asha, ravi) if number % 3 else (ravi, asha)  # some of them fail, for lack of money
+        made.append((payer, ledger.transfer(payer, f"key-{number:05}", payee.handle, 40 + number)["transaction"]))
+    expected = [one["id"] for payer, one in made if payer is asha or one["status"] == "Success"]
+    assert len(expected) < len(made)
+    seen: list[str] = []
+    before, more = 2**63 - 1, True
+    while more:
         page = ledger.history(asha, before=before, limit=3)
-        seen += page["data"]
+        seen += [one["id"] for one in page["data"]]
         # What arrives meanwhile belongs to no page behind the first.
-        ledger.transfer(asha, f"key-meanwhile-{before}", ravi.handle, 1)
-        if not page["has_more"]:
-            break
-        before = page["last_seq"]
-    mine = [name for name in made if name in {one["id"] for one in seen}]
-    assert [one["id"] for one in seen[:-1]] == mine[::-1]
-    assert seen[-1]["kind"] == "deposit"
-    times = [at for (at,) in rows(database, "SELECT created_at FROM entries ORDER BY wallet_id, seq")]
-    assert len(times) > 20
+        ledger.transfer(asha, f"key-meanwhile-{len(seen)}", ravi.handle, 1)
+        before, more = page["last_seq"], page["has_more"]
+    assert seen[:-1] == expected[::-1]
+    assert len(seen) == len(expected) + 1  # and the deposit before them all

@@ -11,7 +11,7 @@ import pytest
 
 from okane_common import ids
 from tests.support.api import Api, Person
-from tests.support.books import FULL, TRANSFER, check_books
+from tests.support.books import DEPOSIT, FULL, TRANSFER, check_books
 from tests.support.platform import Database
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -133,13 +133,13 @@ def test_full_wallet_is_a_problem_with_its_transaction(api: Api, people: tuple[P
 
 def test_refusals_that_are_not_recorded_leave_the_key_free(api: Api, people: tuple[Person, Person]) -> None:
     asha, ravi = people
-    for to, more, status, code in (
-        ("nobody_at_all", {}, 404, "recipient_not_found"),
-        (asha.handle, {}, 422, "self_transfer"),
-        (ravi.handle, {"currency": "USD"}, 422, "currency_mismatch"),
-        (ravi.handle, {"amount": 0}, 422, "validation_failed"),
+    for to, amount, currency, status, code in (
+        ("nobody_at_all", 5, "INR", 404, "recipient_not_found"),
+        (asha.handle, 5, "INR", 422, "self_transfer"),
+        (ravi.handle, 5, "USD", 422, "currency_mismatch"),
+        (ravi.handle, 0, "INR", 422, "validation_failed"),
     ):
-        answer = send(api, asha, "key-12345", to, 5, **more)
+        answer = send(api, asha, "key-12345", to, amount, currency=currency)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert "transaction_id" not in answer.json()
     assert api.call("GET", "/v1/wallets/INR", token=asha.token).json()["version"] == 2
@@ -177,11 +177,12 @@ def test_key_is_of_one_person_and_one_route(api: Api, people: tuple[Person, Pers
     api.call("POST", "/v1/wallets", json={"currency": "USD"}, token=asha.token)
     paid = send(api, asha, "key-12345", ravi.handle, 300)
     returned = send(api, ravi, "key-12345", asha.handle, 300)
-    deposits = [intend(api, asha, "key-12345", currency=currency) for currency in ("INR", "USD")]
-    answers = [paid, returned, *deposits]
-    assert [answer.status_code for answer in answers] == [201] * 4
-    assert len({answer.json()["id"] for answer in answers}) == 4
+    answers = [paid, returned, intend(api, asha, "key-12345")]
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert len({answer.json()["id"] for answer in answers}) == 3
     assert not [answer for answer in answers if "idempotent-replayed" in answer.headers]
+    elsewhere = intend(api, asha, "key-12345", currency="USD")  # the same route
+    assert elsewhere.json()["code"] == "idempotency_key_reused"
 
 
 def test_replay_survives_a_change_of_handle(api: Api, people: tuple[Person, Person]) -> None:
@@ -203,7 +204,7 @@ def test_deposit_from_intent_to_credit(api: Api, people: tuple[Person, Person]) 
     opened = first.json()
     assert first.status_code == 201
     assert opened == {
-        "id": str(ids.transfer_id(uuid.UUID(ravi.id), "POST /v1/wallets/INR/deposits", "key-12345")),
+        "id": str(ids.transfer_id(uuid.UUID(ravi.id), DEPOSIT, "key-12345")),
         "kind": "deposit",
         "direction": "in",
         "status": "Processing",

@@ -72,7 +72,9 @@ BEGIN
         --    needed, and then in the same order as everywhere.
         PERFORM lock_name(2, p_id::text);
         SELECT id INTO payee.id FROM wallets WHERE person_id = p_person AND currency = p_currency;
-        v_bank := system_wallet('bank:' || p_bank, p_currency, p_id);
+        IF FOUND THEN  -- else anybody could have wallets made for the bank, in any currency
+            v_bank := system_wallet('bank:' || p_bank, p_currency, p_id);
+        END IF;
         v_early := EXISTS (SELECT FROM bank_events WHERE reference = p_id::text AND status = 'parked');
         FOR w IN SELECT * FROM wallets WHERE id = payee.id OR (v_early AND id = v_bank) ORDER BY id FOR NO KEY UPDATE LOOP
             IF w.id = payee.id THEN payee := w; END IF;

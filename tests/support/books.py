@@ -17,6 +17,7 @@ from okane_common import ids
 IDLE_SECONDS = 7 * 24 * 3600
 FULL = 2**53 - 1  # minor units: what a wallet can hold
 TRANSFER = "POST /v1/transfers"
+DEPOSIT = "POST /v1/wallets/{currency}/deposits"
 
 
 class Party(NamedTuple):
@@ -67,7 +68,7 @@ class Ledger:
 
     def intend(self, payee: Party, key: str, amount: int, currency: str = "INR", bank: str = "hdfc") -> dict[str, Any]:
         """open_deposit, with the id that the key names."""
-        name = deposit_id(payee, key, currency)
+        name = ids.transfer_id(payee.person, DEPOSIT, key)
         page, until = "http://bank.example.com/pay", "2030-01-01T00:00:00Z"
         return self.call("open_deposit", payee.person, payee.session, name, currency, amount, bank, page, until)
 
@@ -103,11 +104,6 @@ class Ledger:
         asked = (party.person, party.session, currency, before, limit, None, None, None, None)
         page: dict[str, Any] = self.call("read_history", *asked)["page"]
         return page
-
-
-def deposit_id(payee: Party, key: str, currency: str = "INR") -> uuid.UUID:
-    """The id of the deposit that the key names."""
-    return ids.transfer_id(payee.person, f"POST /v1/wallets/{currency}/deposits", key)
 
 
 # What each transfer has done on each of its sides, and in how many entries.

@@ -9,7 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -177,7 +177,7 @@ class Between:
 
     postgres: PostgresProxy
     redis: RedisProxy
-    environment: dict[str, str]
+    environment: dict[str, str] = field(repr=False)
     redis_rest_url: str
 
 

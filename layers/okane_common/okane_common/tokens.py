@@ -79,11 +79,14 @@ def verify(token: str) -> Caller:
             issuer=ISSUER,
             options={"require": list(CLAIMS), "strict_aud": True},
         )
+        # PyJWT also takes numbers in text. None of ours lives longer than we say, whatever it was signed for.
+        if claims["exp"] - claims["iat"] > ACCESS_SECONDS or not isinstance(claims["nbf"], int):
+            raise refuse("token_invalid")
         return Caller(uuid.UUID(claims["sub"]), uuid.UUID(claims["sid"]))
     except jwt.ExpiredSignatureError:
         raise Refusal("token_expired", "Take a new access token with the refresh token.") from None
     except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError, RecursionError):
-        # ValueError to AttributeError: a sub or sid that is no UUID in text
+        # ValueError to AttributeError: a time that is no number, a sub or sid that is no UUID in text
         raise refuse("token_invalid") from None
 
 

@@ -15,7 +15,7 @@ from local.state import Secrets
 from local.template import Function, load
 
 # Each costs more at a cold start than the rest of it together, so it is imported where it is first used.
-LATE = ("argon2", "boto3", "botocore", "httpx", "upstash_redis", "zxcvbn")
+LATE = ("argon2", "boto3", "botocore", "zxcvbn")
 SECONDS = 60
 
 _PROBE = """

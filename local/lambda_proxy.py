@@ -180,7 +180,7 @@ def response(payload: bytes) -> Response | None:
     body = result.get("body")
     body = "" if body is None else body
     headers, cookies = result.get("headers") or {}, result.get("cookies") or []
-    if type(status) is not int or not 200 <= status <= 599 or not isinstance(body, str):
+    if not isinstance(status, int) or not 200 <= status <= 599 or not isinstance(body, str):
         return None
     if not isinstance(headers, dict) or not isinstance(cookies, list):
         return None

@@ -1,121 +1,30 @@
 """Bad input on every route: each gets its documented 4xx, never a 5xx, and moves nothing."""
 
 import json
-import secrets
-import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode, urlsplit
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlencode
 
-import httpx
-import psycopg
 import pytest
 
-from tests.support.api import Person
-from tests.support.bank import event, signed
 from tests.support.books import check_books
 from tests.support.contract import CheckedApi
 from tests.support.platform import Platform
+from tests.support.stage import TARGETS, Faults, Stage, Target, exchange, put
 
 LONE = r'"\ud800"'  # half of a surrogate pair
-WIDE = '"\uff11\uff12"'  # digits, but not ASCII's
+WIDE = "\uff11\uff12"  # digits, but not ASCII's
 CONTROLS = [r'"a\u0000b"', r'"\u0000"', r'"a\nb"', r'"a\u001bb"', r'"a\u007fb"']
 NOT_TEXT = ["1", "1.5", "true", "null", "[]", "{}", '["a"]']
 NOT_AN_AMOUNT = [
-    WIDE, '"12"', "1e3", "1E3", "1.0", "1.5", "-1", "0", "-0", "true", "null", "[]", "[1]", "{}", '"１２"',
+    f'"{WIDE}"', '"12"', "1e3", "1E3", "1.0", "1.5", "-1", "0", "-0", "true", "null", "[]", "[1]", "{}",
     str(2**53), str(2**63), str(-(2**63)), str(2**64), "1" + "0" * 400, "-1e400", "1e400",
 ]  # fmt: skip
 SQL = "x'); DROP TABLE okane.people; --"
 
 
-class Target(NamedTuple):
-    """A route that reads a body, and the paths of its fields with what each takes."""
-
-    method: str
-    path: str
-    body: Mapping[str, Any]
-    texts: tuple[str, ...]  # fields of text that refuse control characters
-    secrets: tuple[str, ...] = ()  # fields of text in which any character but NUL may be
-    required: tuple[str, ...] = ()
-    amount: str = ""
-
-
-WHO = {"email": "nobody@example.com", "password": "a long enough one"}
-TARGETS = {
-    "register": Target(
-        "POST", "/v1/auth/register", WHO | {"name": "Asha"}, ("email", "name"), ("password",), ("email", "password", "name")
-    ),
-    "verify": Target(
-        "POST", "/v1/auth/verify", {"email": WHO["email"], "code": "123456"}, ("email", "code"), (), ("email", "code")
-    ),
-    "login": Target("POST", "/v1/auth/login", WHO, ("email",), ("password",), ("email", "password")),
-    "refresh": Target(
-        "POST", "/v1/auth/refresh", {"refresh_token": "0" * 64}, (), ("refresh_token",), ("refresh_token",)
-    ),
-    "change_me": Target("PATCH", "/v1/me", {"name": "Asha", "handle": "asha_kumar"}, ("handle", "name")),
-    "open_wallet": Target("POST", "/v1/wallets", {"currency": "USD"}, ("currency",), (), ("currency",)),
-    "deposit": Target(
-        "POST", "/v1/wallets/INR/deposits", {"amount": 100, "bank": "hdfc"}, ("bank",), (), ("amount", "bank"), "amount"
-    ),
-    "transfer": Target(
-        "POST", "/v1/transfers", {"to": "@", "amount": 100, "currency": "INR", "note": "Lunch", "capture": "automatic"},
-        ("to", "currency", "note", "capture"), (), ("to", "amount", "currency"), "amount",
-    ),
-    "webhook": Target(
-        "POST", "/v1/webhooks/bank/hdfc", event("", 100, reason="none"),
-        ("type", "timestamp", "data/reference", "data/bank_reference", "data/currency", "data/reason"), (),
-        ("type", "timestamp", "data", "data/reference", "data/bank_reference", "data/amount", "data/currency"),
-        "data/amount",
-    ),
-}  # fmt: skip
 OPTIONAL_AS_NULL = {"name", "handle", "note", "data/reason"}
 every_target = pytest.mark.parametrize("name", TARGETS)
-
-
-@dataclass
-class Stage:
-    """Asha has the money; Ravi asks for what he must not get."""
-
-    api: CheckedApi
-    asha: Person
-    ravi: Person
-    reference: str  # of a deposit that Asha's bank could still settle
-    secret: str
-    database_url: str
-
-    def send(self, target: Target, content: bytes, **headers: str | None) -> httpx.Response:
-        """As Ravi, with a good token, a fresh key and a right signature, but for the headers given; None leaves one out."""
-        sent = {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {self.ravi.token}",
-            "Idempotency-Key": f"key-{secrets.token_hex(12)}",
-            **signed(self.secret, content),
-            **headers,
-        }
-        # As bytes, since httpx takes only ASCII otherwise.
-        present: Any = {name: value.encode() for name, value in sent.items() if value is not None}
-        return self.api.call(target.method, target.path, content=content, headers=present)
-
-    def body(self, target: Target) -> dict[str, Any]:
-        """A body that would be taken."""
-        filled: dict[str, Any] = json.loads(json.dumps(target.body))
-        if filled.get("to"):
-            filled["to"] = f"@{self.asha.handle}"
-        if "data" in filled:
-            filled["data"]["reference"] = self.reference
-        return filled
-
-    def money(self) -> list[tuple[Any, ...]]:
-        """All there is of it, as the books say, and everything that was ever recorded."""
-        with psycopg.connect(self.database_url) as connection:
-            connection.execute("SET search_path = okane")
-            return connection.execute(
-                "SELECT id::text, currency, available, locked, version FROM wallets UNION ALL"
-                " SELECT 'transfers', '', count(*), 0, 0 FROM transfers UNION ALL"
-                " SELECT 'events', '', count(*), 0, 0 FROM bank_events UNION ALL"
-                " SELECT 'people', '', count(*), 0, 0 FROM people ORDER BY 1"
-            ).fetchall()
 
 
 @pytest.fixture(scope="module")
@@ -139,35 +48,6 @@ def nothing_moves(stage: Stage) -> Iterator[None]:
     assert stage.money() == before
 
 
-def put(body: dict[str, Any], field: str, raw: str) -> bytes:
-    """The body as JSON, with a field (`data/amount`) as the text `raw`."""
-    *outer, last = field.split("/")
-    changed: dict[str, Any] = json.loads(json.dumps(body))
-    inner = changed
-    for step in outer:
-        inner = inner[step]
-    inner[last] = "@here@"
-    return json.dumps(changed).replace('"@here@"', raw).encode()
-
-
-class Faults:
-    """Collects what went otherwise than it must, so that one run shows all of it."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def expect(self, what: str, answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> None:
-        problem = answer.json()
-        pointers = [fault["pointer"] for fault in problem.get("errors", [])]
-        if (answer.status_code, problem.get("code")) != (status, code) or (
-            pointer is not None and not any(one == pointer or one.startswith(f"{pointer}/") for one in pointers)
-        ):
-            self.found.append(f"{what}: {answer.status_code} {answer.text[:300]}, not {status} {code} {pointer or ''}")
-
-    def none(self) -> None:
-        assert not self.found, "\n".join(self.found)
-
-
 @every_target
 def test_bodies_that_are_no_json(stage: Stage, name: str) -> None:
     target, faults = TARGETS[name], Faults()
@@ -180,7 +60,7 @@ def test_bodies_that_are_no_json(stage: Stage, name: str) -> None:
         good[:-1] + b', "a": "\xed\xa0\x80"}', b'{"a": "\xc0\x80"}', b'{"a": "b\nc"}', b'{"a": 01}', b'{"a": +1}',
         b'{"a": .5}', b'{"a": 0x10}', b'{"a": NaN}', put(stage.body(target), first, "NaN"),
         put(stage.body(target), first, "Infinity"), put(stage.body(target), first, "-Infinity"),
-        put(stage.body(target), first, "9" * 5000), put(stage.body(target), first, "-" + "9" * 5000),
+        put(stage.body(target), first, WIDE), put(stage.body(target), first, "9" * 5000), put(stage.body(target), first, "-" + "9" * 5000),
         b"[" * 5000 + b"]" * 5000, b"[" * 5000, b'{"a":' * 5000 + b"1" + b"}" * 5000,
         put(stage.body(target), first, "[" * 5000 + "]" * 5000), b"[" * 33 + b"]" * 33,
     ):  # fmt: skip
@@ -194,7 +74,7 @@ def test_json_of_the_wrong_shape(stage: Stage, name: str) -> None:
     for content in (b"", b"[]", b'["a"]', b'"a"', b"1", b"1.5", b"true", b"null", b"[" * 32 + b"]" * 32):
         faults.expect(repr(content), stage.send(target, content), 422, "validation_failed", "")
     for surplus in ("surplus", "__proto__", "id", "a/b~c", "\0", "é", SQL, "\\ud800"):
-        content = json.dumps(stage.body(target))[:-1] + f', {json.dumps(surplus).replace("\\\\", "\\")}: 1}}'
+        content = json.dumps(stage.body(target))[:-1] + f", {json.dumps(surplus).replace('\\\\', '\\')}: 1}}"
         pointer = "/" + surplus.replace("~", "~0").replace("/", "~1") if "\\" not in surplus else None
         faults.expect(repr(surplus), stage.send(target, content.encode()), 422, "validation_failed", pointer)
     for field in target.required:
@@ -221,7 +101,7 @@ def test_fields_of_the_wrong_type(stage: Stage, name: str) -> None:
             faults.expect(f"{field}: {raw}", answer, 422, "validation_failed", f"/{field}")
     for field in target.texts:
         long = json.dumps("a" * 5000)
-        for raw in (*CONTROLS, '""', long, *([WIDE] if field not in ("name", "note", "timestamp", "data/reference",
+        for raw in (*CONTROLS, '""', long, *([f'"{WIDE}"'] if field not in ("name", "note", "timestamp", "data/reference",
                     "data/bank_reference", "data/reason") else [])):  # fmt: skip
             answer = stage.send(target, put(body, field, raw))
             faults.expect(f"{field}: {raw[:60]}", answer, 422, "validation_failed", f"/{field}")
@@ -256,12 +136,12 @@ def test_fields_of_the_wrong_type(stage: Stage, name: str) -> None:
         ("verify", "code", "12345", 422, "validation_failed"),
         ("verify", "code", "1234567", 422, "validation_failed"),
         ("verify", "code", " 12345", 422, "validation_failed"),
-        ("verify", "code", "１２３４５６", 422, "validation_failed"),
+        ("verify", "code", WIDE * 3, 422, "validation_failed"),
         ("verify", "code", "000000", 401, "code_invalid"),
         ("refresh", "refresh_token", "", 401, "token_invalid"),
         ("refresh", "refresh_token", "\0", 401, "token_invalid"),
         ("refresh", "refresh_token", SQL, 401, "token_invalid"),
-        ("refresh", "refresh_token", "０" * 64, 401, "token_invalid"),
+        ("refresh", "refresh_token", "\uff10" * 64, 401, "token_invalid"),
         ("refresh", "refresh_token", "A" * 64, 401, "token_invalid"),
         ("refresh", "refresh_token", "0" * 63, 401, "token_invalid"),
         ("change_me", "handle", "ab", 422, "validation_failed"),
@@ -288,9 +168,7 @@ def test_fields_of_the_wrong_type(stage: Stage, name: str) -> None:
         ("webhook", "data", [], 422, "validation_failed"),
     ],
 )  # fmt: skip
-def test_values_that_do_not_fit(
-    stage: Stage, name: str, field: str, value: object, status: int, code: str
-) -> None:
+def test_values_that_do_not_fit(stage: Stage, name: str, field: str, value: object, status: int, code: str) -> None:
     faults = Faults()
     content = put(stage.body(TARGETS[name]), field, json.dumps(value))
     pointer = f"/{field}" if code == "validation_failed" else None
@@ -308,7 +186,7 @@ def test_media_types_and_sizes(stage: Stage, name: str) -> None:
     ):  # fmt: skip
         answer = stage.send(target, good, **{"Content-Type": media_type})
         faults.expect(repr(media_type), answer, 415, "media_type_unsupported")
-    faults.expect("none", raw(stage, target, good, media_type=""), 415, "media_type_unsupported")
+    faults.expect("none", stage.send_raw(target, good, media_type=""), 415, "media_type_unsupported")
     spaces = b" " * (64 * 1024 + 1 - len(good))
     for content in (good + spaces, b"x" * (65 * 1024), b"[" * 100_000, b"\xff" * 200_000):
         faults.expect(f"{len(content)} bytes", stage.send(target, content), 413, "body_too_large")
@@ -323,11 +201,9 @@ def test_idempotency_keys(stage: Stage, name: str) -> None:
     good = json.dumps(stage.body(target)).encode()
     faults.expect("none", stage.send(target, good, **{"Idempotency-Key": None}), 400, "idempotency_key_missing")
     for key in (
-        "", "a", "1234567", "a" * 256, "a" * 4000, "with a space", "dots.are.not", "slash/slash", "a,bcdefgh", "ключключ",
-        "１２３４５６７８", "é" * 8, "abcdefgh\t", "abc\tdefgh", "'; DROP TABLE x;--", "*" * 8, "%41%41%41%41",
+        "", "a", "1234567", "a" * 256, "a" * 4000, "with a space", "dots.are.not", "slash/slash", "a,bcdefgh", "\u043a\u043b\u044e\u0447" * 2,
+        WIDE * 4, "é" * 8, "abc\tdefgh", "'; DROP TABLE x;--", "*" * 8, "%41%41%41%41",
     ):  # fmt: skip
-        if key.strip() != key:
-            continue  # spaces around a header's value are no part of it
         answer = stage.send(target, good, **{"Idempotency-Key": key})
         faults.expect(repr(key[:40]), answer, 400, "idempotency_key_invalid")
     # A bad key is found before anything is recorded, also beside a bad body.
@@ -360,43 +236,15 @@ def test_names_in_paths(stage: Stage, path: str, status: int, code: str) -> None
     for name in (*BAD_IDS, "inr", "INRR", "INR%00", "INR%20", "USD", "XXX", "@asha", "Asha", "hdfc%00", "HDFC"):
         target = Target("POST" if "deposits" in path or "bank" in path else "GET", path.format(name), {}, ())
         content = b'{"amount": 100, "bank": "hdfc"}' if target.method == "POST" else b""
-        answer = raw(stage, target, content)
+        answer = stage.send_raw(target, content)
         # What no handle can look like is not even looked up.
         lenient = code == "recipient_not_found" and answer.json()["code"] == "not_found"
         faults.expect(name[:80], answer, status, "not_found" if lenient else code)
     faults.none()
 
 
-def raw(stage: Stage, target: Target, content: bytes, media_type: str = "application/json") -> httpx.Response:
-    """As Stage.send, but with the path exactly as it stands: httpx would tidy it. media_type: "" sends none."""
-    headers = {
-        "Host": "okane", "Connection": "close", "Content-Length": str(len(content)),
-        **({"Content-Type": media_type} if media_type else {}), "Authorization": f"Bearer {stage.ravi.token}", "Idempotency-Key": f"key-{secrets.token_hex(12)}",
-        **signed(stage.secret, content),
-    }  # fmt: skip
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    request = f"{target.method} {target.path} HTTP/1.1\r\n{head}\r\n".encode() + content
-    answer = exchange(stage.api.endpoints.api, request)
-    stage.api.contract.check(answer, target.method, target.path)
-    return answer
-
-
-def exchange(api: str, request: bytes) -> httpx.Response:
-    """Bytes to the gateway and what it answers, up to the end of the connection."""
-    parts = urlsplit(api)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=15) as connection:
-        connection.sendall(request)
-        answered = b""
-        while more := connection.recv(65536):
-            answered += more
-    head, _, body = answered.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-    return httpx.Response(int(first.split()[1]), headers=headers, content=body)
-
-
 NOT_A_COUNT = [
-    "", " ", "a", "-1", "+1", "1.0", "1e1", "0x1", "１２", "٣", "true", "null", "None", "NaN", "1,2", "[1]", "1 ", " 1", "\0",
+    "", " ", "a", "-1", "+1", "1.0", "1e1", "0x1", WIDE, "٣", "true", "null", "None", "NaN", "1,2", "[1]", "1 ", " 1", "\0",
     "9" * 20, "9" * 5000, SQL, "1_0",
 ]  # fmt: skip
 
@@ -418,10 +266,10 @@ def test_counts_in_queries(stage: Stage, name: str) -> None:
 def test_filters_in_queries(stage: Stage) -> None:
     faults = Faults()
     times = ["yesterday", "2026-13-01T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00", "1767225600", "12", "1e9", "-1",
-             "２０２６-01-01T00:00:00Z", "2026-01-01T00:00:00Z\0", "2026-01-01T24:00:00Z", "0000-01-01T00:00:00Z", "now",
+             f"{WIDE}{WIDE}-01-01T00:00:00Z", "2026-01-01T00:00:00Z\0", "2026-01-01T24:00:00Z", "0000-01-01T00:00:00Z", "now",
              "infinity", "-infinity", "epoch", "P1D", "", " ", "9" * 5000]  # fmt: skip
     bad = {
-        "kind": ["", "Deposit", "payment", "deposit,transfer", "deposit ", "\0", SQL, "ｄeposit"],
+        "kind": ["", "Deposit", "payment", "deposit,transfer", "deposit ", "\0", SQL, "\uff44eposit"],
         "status": ["", "success", "processing", "Success,Failure", "\0", SQL],
         "from": times,
         "to": times,
@@ -435,7 +283,12 @@ def test_filters_in_queries(stage: Stage) -> None:
 
 
 def test_times_at_the_ends_of_the_calendar(stage: Stage) -> None:
-    ends = ("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999-14:00", "9999-12-31T23:59:59Z")
+    ends = (
+        "0001-01-01T00:00:00+14:00",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999-14:00",
+        "9999-12-31T23:59:59Z",
+    )
     for name in ("from", "to"):
         for value in ends:
             query = urlencode({name: value})
@@ -443,10 +296,12 @@ def test_times_at_the_ends_of_the_calendar(stage: Stage) -> None:
             assert answer.status_code in (200, 422), answer.text
 
 
-@pytest.mark.parametrize("query", ["%", "%zz=%zz", "%FF=%FF", "%00=%00", "=", "&&&", "?", "a" * 5000, "limit", "x=1&x=2"])
+@pytest.mark.parametrize(
+    "query", ["%", "%zz=%zz", "%FF=%FF", "%00=%00", "=", "&&&", "?", "a" * 5000, "limit", "x=1&x=2"]
+)
 def test_strange_queries(stage: Stage, query: str) -> None:
     for path in ("/v1/wallets/INR", "/v1/wallets/INR/transactions", "/v1/me", "/v1/health", "/openapi.json"):
-        answer = raw(stage, Target("GET", f"{path}?{query}", {}, ()), b"")
+        answer = stage.send_raw(Target("GET", f"{path}?{query}", {}, ()), b"")
         assert answer.status_code in (200, 422), (path, answer.text)
 
 

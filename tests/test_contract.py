@@ -137,9 +137,9 @@ def test_the_checker_sees_faults(api: CheckedApi) -> None:
     good = {"X-Request-Id": "1", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     request = httpx.Request("GET", f"http://127.0.0.1{path}")
 
-    def reply(status: int = 200, content: object = {"status": "ok"}, **headers: str) -> httpx.Response:
+    def reply(status: int = 200, content: object = None, **headers: Any) -> httpx.Response:
         sent = {"Content-Type": "application/json", **good, **headers}
-        body = json.dumps(content).encode()
+        body = json.dumps({"status": "ok"} if content is None else content).encode()
         return httpx.Response(status, content=body, headers={k: v for k, v in sent.items() if v}, request=request)
 
     Contract(api.contract.document).check(reply())

@@ -82,12 +82,11 @@ class Model:
                 assert move in (known, known._replace(status="Processing")), (known, move)
 
     def of(self, person: Person) -> dict[str, Move]:
-        """What this person's history must list."""
-        mine = {name: move for name, move in self.moves.items() if person.id in (move.payer, move.payee)}
+        """What this person's history must list: all but what others could not pay them."""
         return {
             name: move
-            for name, move in mine.items()
-            if move.payer == person.id or move.status != "Failure" or not move.payer
+            for name, move in self.moves.items()
+            if move.payer == person.id or (move.payee == person.id and not (move.payer and move.status == "Failure"))
         }
 
 

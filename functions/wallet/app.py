@@ -117,6 +117,7 @@ def open_deposit(
 
 @app.route("POST", "/v1/cache/warm", "Warm my wallet, history and profile", status=202)
 def warm_cache() -> Response[models.Message]:
+    ledger.read_wallets(app.caller)  # refuses a session that has ended
     aws.invoke_later(CACHE_WARMER, {"person_id": str(app.caller.person_id)})
     return api.answer(models.Message, {"message": "Your wallet, history and profile are being warmed."}, status=202)
 

@@ -62,6 +62,13 @@ class Running:
         self.gateway = self.loop.run(Gateway.start(template, **(given | options)))
         self.http = httpx.Client(base_url=self.gateway.url, timeout=WAIT_SECONDS)
 
+    def change_template(self, old: str, new: str) -> None:
+        """Put something else into this copy of the template."""
+        template = self.folder / "template.yaml"
+        text = template.read_text(encoding="utf-8")
+        assert old in text
+        template.write_text(text.replace(old, new), encoding="utf-8")
+
     def stop(self) -> None:
         """Stop it."""
         self.http.close()
@@ -378,7 +385,7 @@ def test_cookies_and_headers_are_sent_on(api: Running) -> None:
         {"statusCode": 200, "headers": {"X-A": "a\r\nSet-Cookie: stolen=1"}},
         {"statusCode": 200, "headers": {"X-A\r\nSet-Cookie": "stolen=1"}},
         {"statusCode": 200, "cookies": ["a=1\r\nX-Stolen: 1"]},
-        {"statusCode": 200, "body": "not base64", "isBase64Encoded": True},
+        {"statusCode": 200, "body": "!!!!", "isBase64Encoded": True},
     ],
 )
 def test_a_malformed_result_is_a_500_of_the_gateway(api: Running, reply: Any) -> None:
@@ -559,19 +566,28 @@ def test_warm_says_what_cannot_start(api: Running) -> None:
     assert api.gateway.pids("WorkerFunction")
 
 
-def test_callers_run_side_by_side_up_to_the_reserved_concurrency(api: Running) -> None:
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = list(pool.map(lambda _: api.work(do="sleep", seconds=0.1), range(6)))
+def test_callers_run_side_by_side_up_to_the_reserved_concurrency(own: Running) -> None:
+    own.change_template("Timeout: 1\n", "Timeout: 20\n")
+    own.start()
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        calls = [pool.submit(own.work, do="wait", file=str(own.folder / "go")) for _ in range(6)]
+        until(lambda: (own.folder / "notes").read_text().splitlines() == ["waiting"] * 2)
+        (own.folder / "go").touch()
+        answers = [call.result() for call in calls]
     assert [answer.status_code for answer in answers] == [200] * 6
     assert len({answer.json()["pid"] for answer in answers}) == 2
-    assert len(api.gateway.pids("WorkerFunction")) == 2
+    assert len(own.gateway.pids("WorkerFunction")) == 2
 
 
 def test_callers_over_the_waiting_room_are_throttled(own: Running) -> None:
+    own.change_template("Timeout: 1\n", "Timeout: 20\n")
     own.start(max_workers=1, max_waiting=2)
-    own.work(do="note")
+    own.loop.run(own.gateway.warm())
     with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = list(pool.map(lambda _: own.work(do="sleep", seconds=0.3), range(8)))
+        calls = [pool.submit(own.work, do="wait", file=str(own.folder / "go")) for _ in range(8)]
+        until(lambda: sum(call.done() for call in calls) == 5)
+        (own.folder / "go").touch()
+        answers = [call.result() for call in calls]
     statuses = [answer.status_code for answer in answers]
     assert statuses.count(200) == 3
     assert statuses.count(503) == 5
@@ -579,9 +595,7 @@ def test_callers_over_the_waiting_room_are_throttled(own: Running) -> None:
 
 
 def test_an_integration_timeout_is_a_503_and_leaves_the_function_running(own: Running) -> None:
-    template = own.folder / "template.yaml"
-    text = template.read_text(encoding="utf-8")
-    template.write_text(text.replace("Path: /work}", "Path: /work, TimeoutInMillis: 200}"), encoding="utf-8")
+    own.change_template("Path: /work}", "Path: /work, TimeoutInMillis: 200}")
     own.start()
     own.loop.run(own.gateway.warm())
     answer = own.work(do="sleep", seconds=0.6)
@@ -716,9 +730,6 @@ def test_a_schedule_sends_its_input_or_the_schedulers_event(api: Running) -> Non
 
 
 def test_schedules_fire_by_themselves(own: Running) -> None:
-    template = own.folder / "template.yaml"
-    text = template.read_text(encoding="utf-8").replace("rate(1 hour)", "rate(1 minute)")
-    template.write_text(text, encoding="utf-8")
     own.start(schedules=False)
     clock = own.gateway._clock
     clock._when["WorkerFunctionHourly"] = (0.05, clock._when["WorkerFunctionHourly"][1])
@@ -755,7 +766,7 @@ def test_stop_ends_every_process_and_lets_requests_finish(own: Running) -> None:
     own.loop.run(own.gateway.warm())
     own.notes()
     with ThreadPoolExecutor(max_workers=8) as pool:
-        quick = pool.submit(own.work, do="sleep", seconds=0.2)
+        quick = pool.submit(own.work, do="sleep", seconds=0.05)
         until(lambda: own.notes() == ["sleeping"])
         pids = own.gateway.pids("EchoFunction") + own.gateway.pids("WorkerFunction")
         own.loop.run(own.gateway.stop())

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -72,11 +73,10 @@ def get(path: str, *headers: str) -> bytes:
 
 def bodies(answers: bytes) -> list[str]:
     """The targets that were answered, in order."""
-    decoder, text, found = json.JSONDecoder(), answers.decode(), []
-    while (start := text.find("\r\n\r\n{")) >= 0:
-        value, end = decoder.raw_decode(text[start + 4 :])
+    decoder, text, found, end = json.JSONDecoder(), answers.decode(), [], 0
+    while (start := text.find("\r\n\r\n{", end)) >= 0:
+        value, end = decoder.raw_decode(text, start + 4)
         found.append(value.get("target", value.get("message")))
-        text = text[start + 4 + end :]
     return found
 
 
@@ -183,6 +183,7 @@ REFUSED = {
     "a chunk size in words": (400, POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + INNER),
     "a signed chunk size": (400, POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + INNER),
     "a chunk longer than its size": (400, POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n"),
+    "a chunk without its end": (400, POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabXX0\r\n\r\n"),
     "a chunk line with a bare LF": (400, POST + b"Transfer-Encoding: chunked\r\n\r\n0\n\n" + INNER),
     "NUL in the path": (400, b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n"),
     "NUL in a header": (400, POST + b"X-A: \0\r\n\r\n"),
@@ -287,11 +288,16 @@ def test_a_handler_finishes_although_its_client_has_gone(server: Server) -> None
 
 
 def test_requests_sent_ahead_wait_their_turn(server: Server) -> None:
-    ahead = 3000
-    with connect(server.url) as connection:
-        connection.sendall(get("/wait") + get("/ahead") * ahead + get("/end", "Connection: close"))
+    ahead = 20_000  # more than the server reads while it is busy
+    data = get("/wait") + get("/ahead") * ahead + get("/end", "Connection: close")
+    with connect(server.url) as connection, ThreadPoolExecutor() as pool:
+        sending = pool.submit(connection.sendall, data)
+        while not server.seen:
+            server.loop.run(asyncio.sleep(0.01))
+        server.loop.run(asyncio.sleep(0.2))
         server.loop.loop.call_soon_threadsafe(server.go_on.set)
         assert bodies(read_to_end(connection)) == ["/wait", *["/ahead"] * ahead, "/end"]
+        sending.result()
 
 
 @pytest.mark.parametrize("path", ["/fail", "/split"])

@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import httpx
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from openapi_schema_validator import OAS31Validator
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from tests.support.api import Api, Endpoints
@@ -23,9 +23,8 @@ class Contract:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
-        resource: Resource[Any] = Resource(contents=document, specification=DRAFT202012)
-        self._registry: Registry[Any] = Registry().with_resource(DOCUMENT, resource)
-        self._validators: dict[str, Draft202012Validator] = {}
+        self._registry: Registry[Any] = Registry().with_resource(DOCUMENT, DRAFT202012.create_resource(document))
+        self._validators: dict[str, OAS31Validator] = {}
         self.seen: set[tuple[str, str, int]] = set()  # method, path, status of every reply that was checked
 
     def operations(self) -> Iterator[tuple[str, str]]:
@@ -91,7 +90,7 @@ class Contract:
         pointer = "/".join(step.replace("~", "~0").replace("/", "~1") for step in steps)
         if pointer not in self._validators:
             schema = {"$ref": f"{DOCUMENT}#/{pointer}"}
-            self._validators[pointer] = Draft202012Validator(schema, registry=self._registry)
+            self._validators[pointer] = OAS31Validator(schema, registry=self._registry)
         faults = [fault.message for fault in self._validators[pointer].iter_errors(_exact(reply.text))]
         assert not faults, f"{faults}: {what}"
 

@@ -106,11 +106,11 @@ class _Cache:
         self._redis = Upstash(settings.text("UPSTASH_REDIS_REST_URL"), settings.secret("UPSTASH_REDIS_REST_TOKEN"))
         self._closed_until = 0.0
 
-    def execute(self, command: list[Any], seconds: float) -> Any:
+    def execute(self, command: list[Any], seconds: float, *, insist: bool = False) -> Any:
         """The answer to one command within `seconds`, or None. One that is carried out too late does no harm: every
-        write compares versions.
+        write compares versions. insist: ask also where Redis was out of reach a moment ago.
         """
-        if time.monotonic() < self._closed_until:
+        if time.monotonic() < self._closed_until and not insist:
             return None
         try:
             return self._redis.execute(command, seconds)
@@ -180,11 +180,10 @@ def start_session(caller: Caller) -> None:
 
 def end_sessions(ended: Iterable[tuple[object, object]], seconds: float = BUDGET_SECONDS) -> None:
     """Refuse the sessions, `(person_id, session_id)`, on warm reads too, for as long as their access tokens can live."""
-    _store(
-        [Entry(_session_key(session), ENDED, {"person_id": str(person)}, ACCESS_SECONDS) for person, session in ended],
-        seconds,
-        {},
-    )
+    entries = [
+        Entry(_session_key(session), ENDED, {"person_id": str(person)}, ACCESS_SECONDS) for person, session in ended
+    ]
+    _store(entries, seconds, {}, insist=True)
 
 
 def warm(entries: Iterable[Entry]) -> bool:
@@ -196,7 +195,7 @@ def _alive(caller: Caller) -> Entry:
     return Entry(_session_key(caller.session_id), LIVE, {"person_id": str(caller.person_id)}, ACCESS_SECONDS)
 
 
-def _store(entries: list[Entry], seconds: float, unbelieved: Mapping[str, str]) -> bool:
+def _store(entries: list[Entry], seconds: float, unbelieved: Mapping[str, str], *, insist: bool = False) -> bool:
     if not entries:
         return True
     arguments: list[str] = []
@@ -209,7 +208,8 @@ def _store(entries: list[Entry], seconds: float, unbelieved: Mapping[str, str]) 
             unbelieved.get(entry.key, ""),
         ]
     keys = [entry.key for entry in entries]
-    return _cache.execute(["EVAL", _COMPARE_AND_SET, len(keys), *keys, *arguments], seconds) is not None
+    command = ["EVAL", _COMPARE_AND_SET, len(keys), *keys, *arguments]
+    return _cache.execute(command, seconds, insist=insist) is not None
 
 
 def _close(entry: Entry) -> str:

@@ -1,0 +1,392 @@
+"""Signing up, in, on and out, over HTTP; time is moved through the owner's connection."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.support.api import Person
+from tests.support.contract import CheckedApi, refused
+from tests.support.platform import Platform
+
+SENT = "Enter the code that was mailed to the address."
+
+
+@pytest.fixture(scope="module")
+def api(platform: Platform) -> Iterator[CheckedApi]:
+    """A client that checks every reply."""
+    client = CheckedApi(platform.endpoints)
+    yield client
+    client.close()
+
+
+def address() -> str:
+    """An e-mail address that nobody has."""
+    return f"person-{secrets.token_hex(8)}@example.com"
+
+
+def password() -> str:
+    return f"pass-{secrets.token_hex(8)}"
+
+
+def register(api: CheckedApi, email: str, secret: str, name: str = "Asha") -> str:
+    """Sign up; the code that is mailed."""
+    before = len(api.mails(email.lower()))
+    answer = api.call("POST", "/v1/auth/register", json={"email": email, "password": secret, "name": name})
+    assert (answer.status_code, answer.json()) == (202, {"message": SENT})
+    return api.code(email.lower(), after=before)
+
+
+def verify(api: CheckedApi, email: str, code: str) -> httpx.Response:
+    return api.call("POST", "/v1/auth/verify", json={"email": email, "code": code})
+
+
+def log_in(api: CheckedApi, email: str, secret: str) -> httpx.Response:
+    return api.call("POST", "/v1/auth/login", json={"email": email, "password": secret})
+
+
+def refresh(api: CheckedApi, token: str) -> httpx.Response:
+    return api.call("POST", "/v1/auth/refresh", json={"refresh_token": token})
+
+
+def profile(api: CheckedApi, tokens: dict[str, Any]) -> httpx.Response:
+    return api.call("GET", "/v1/me", token=tokens["access_token"])
+
+
+def wrong(code: str) -> str:
+    """Another code."""
+    return f"{(int(code) + 1) % 1_000_000:06}"
+
+
+def age(api: CheckedApi, statement: str, *values: object) -> None:
+    """Move time in the tables, as their owner."""
+    with psycopg.connect(api.endpoints.database_url) as connection:
+        connection.execute("SET search_path = okane")
+        assert connection.execute(statement.encode(), values).rowcount > 0
+
+
+def test_a_sign_up_becomes_a_person_with_its_code(api: CheckedApi) -> None:
+    email, secret = address(), password()
+    code = register(api, email, secret)
+    tokens = verify(api, email, code).json()
+    assert tokens["token_type"] == "Bearer"
+    assert (tokens["expires_in"], tokens["refresh_expires_in"]) == (600, 7 * 24 * 3600)
+    assert profile(api, tokens).json()["email"] == email
+    wallets = api.call("GET", "/v1/wallets", token=tokens["access_token"]).json()["data"]
+    assert [(wallet["currency"], wallet["total"]) for wallet in wallets] == [("INR", 0)]
+    refused(verify(api, email, code), 401, "code_invalid")  # once
+    again = log_in(api, email, secret).json()
+    assert again["session_id"] != tokens["session_id"]
+    assert profile(api, again).json() == profile(api, tokens).json()
+
+
+def test_no_answer_says_who_is_here(api: CheckedApi) -> None:
+    known, unknown = api.sign_up("Asha").email, address()
+    answers = [
+        api.call("POST", "/v1/auth/register", json={"email": email, "password": password(), "name": "Ravi"})
+        for email in (known, unknown)
+    ]
+    seen = [(answer.status_code, answer.content, set(answer.headers)) for answer in answers]
+    assert seen[0] == seen[1]
+    # Only the mail tells, and only its reader.
+    assert re.search(r"\d{6}", api.mails(unknown)[0]["text"])
+    assert not re.search(r"\d{6}", api.mails(known)[0]["text"])
+    assert "sign in instead" in api.mails(known)[0]["text"]
+    for email in (known, unknown, address()):
+        refused(verify(api, email, "123456"), 401, "code_invalid")
+        problem = refused(log_in(api, email, "not the password"), 401, "credentials_invalid")
+        assert problem["detail"] == "Check the e-mail and the password."
+
+
+def test_a_known_address_cannot_be_taken_over(api: CheckedApi) -> None:
+    person = api.sign_up("Asha")
+    mine = password()
+    api.call("POST", "/v1/auth/register", json={"email": person.email, "password": mine, "name": "Thief"})
+    refused(log_in(api, person.email, mine), 401, "credentials_invalid")
+    assert log_in(api, person.email, person.password).status_code == 200
+    # A right code is worth nothing any more once the address belongs to somebody.
+    email = address()
+    code = register(api, email, mine)
+    age(api, "INSERT INTO people (email, name, handle) VALUES (%s, 'Asha', %s)", email, f"asha_{secrets.token_hex(8)}")
+    refused(verify(api, email, code), 401, "code_invalid")
+    refused(log_in(api, email, mine), 401, "credentials_invalid")
+
+
+def test_five_wrong_tries_kill_a_code(api: CheckedApi) -> None:
+    email, secret = address(), password()
+    code = register(api, email, secret)
+    for _ in range(5):
+        refused(verify(api, email, wrong(code)), 401, "code_invalid")
+    refused(verify(api, email, code), 401, "code_invalid")
+    assert verify(api, email, register(api, email, secret)).status_code == 200
+
+
+def test_four_wrong_tries_do_not(api: CheckedApi) -> None:
+    email = address()
+    code = register(api, email, password())
+    for _ in range(4):
+        refused(verify(api, email, wrong(code)), 401, "code_invalid")
+    assert verify(api, email, code).status_code == 200
+
+
+def test_guesses_at_once_are_counted_like_guesses_in_turn(api: CheckedApi) -> None:
+    email = address()
+    code = register(api, email, password())
+    guesses = [f"{(int(code) + step) % 1_000_000:06}" for step in range(1, 21)]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda guess: verify(api, email, guess), guesses))
+    assert {answer.status_code for answer in answers} == {401}
+    refused(verify(api, email, code), 401, "code_invalid")
+
+
+def test_one_code_at_once_makes_one_person(api: CheckedApi, platform: Platform) -> None:
+    email = address()
+    code = register(api, email, password())
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: verify(api, email, code), range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] + 19 * [401]
+    with psycopg.connect(platform.endpoints.database_url) as connection:
+        counted = connection.execute("SELECT count(*) FROM okane.people WHERE email = %s", [email]).fetchone()
+    assert counted == (1,)
+
+
+def test_a_code_ends_after_ten_minutes(api: CheckedApi) -> None:
+    email, secret = address(), password()
+    old = register(api, email, secret)
+    age(api, "UPDATE sign_ups SET expires_at = expires_at - interval '9 min 50 s' WHERE email = %s", email)
+    refused(verify(api, email, wrong(old)), 401, "code_invalid")
+    age(api, "UPDATE sign_ups SET expires_at = expires_at - interval '10 s' WHERE email = %s", email)
+    refused(verify(api, email, old), 401, "code_invalid")
+    refused(log_in(api, email, secret), 403, "email_unverified")
+    assert verify(api, email, register(api, email, secret)).status_code == 200
+
+
+def test_signing_up_again_gives_another_code_and_keeps_the_old_one(api: CheckedApi) -> None:
+    email, secret = address(), password()
+    codes = [register(api, email, secret) for _ in range(2)]
+    assert verify(api, email, codes[0]).status_code == 200
+    refused(verify(api, email, codes[1]), 401, "code_invalid")  # the address is proved, what waited is gone
+
+
+def test_three_codes_at_most_are_alive(api: CheckedApi) -> None:
+    email = address()
+    codes = [register(api, email, password()) for _ in range(4)]
+    if codes[0] not in codes[1:]:  # one in 300,000
+        refused(verify(api, email, codes[0]), 401, "code_invalid")
+    assert verify(api, email, codes[1]).status_code == 200
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_code_decides_whose_sign_up_it_was(api: CheckedApi, first: int) -> None:
+    """A stranger who signs up with somebody's address does not own what its owner's code opens."""
+    email = address()
+    passwords = [password(), password()]
+    codes = [register(api, email, secret, f"Person {n}") for n, secret in enumerate(passwords)]
+    tokens = verify(api, email, codes[first]).json()
+    assert profile(api, tokens).json()["name"] == f"Person {first}"
+    assert log_in(api, email, passwords[first]).status_code == 200
+    refused(log_in(api, email, passwords[1 - first]), 401, "credentials_invalid")
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        "password",
+        "12345678",
+        "PASSWORD",
+        "qwertyui",
+        "iloveyou",
+        "sunshine1",
+        "\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44",
+    ],
+)
+def test_common_passwords_are_refused(api: CheckedApi, common: str) -> None:
+    email = address()
+    answer = api.call("POST", "/v1/auth/register", json={"email": email, "password": common, "name": "Asha"})
+    problem = refused(answer, 422, "validation_failed")
+    assert [(fault["pointer"], fault["code"]) for fault in problem["errors"]] == [("/password", "password_common")]
+    assert api.mails(email) == []
+
+
+@pytest.mark.parametrize(
+    "exact", [" leading", "trailing ", "päss-wörd-ü", "🙂🙂🙂🙂🙂🙂🙂🙂", "a" * 128, "tab\tand\nline", "\uff21bcdefgh1"]
+)
+def test_passwords_are_taken_byte_for_byte(api: CheckedApi, exact: str) -> None:
+    email = address()
+    code = register(api, email, exact)
+    verify(api, email, code)
+    assert log_in(api, email, exact).status_code == 200
+    for other in (exact.strip() + "x", exact.upper() if exact.upper() != exact else exact + "x"):
+        if len(other) <= 128:
+            refused(log_in(api, email, other), 401, "credentials_invalid")
+    # What looks the same in another normal form is another password.
+    if "ä" in exact:
+        refused(log_in(api, email, "pa\u0308ss-wo\u0308rd-u\u0308"), 401, "credentials_invalid")
+
+
+def test_an_unverified_address_is_told_so_only_with_the_password(api: CheckedApi) -> None:
+    email, secret = address(), password()
+    code = register(api, email, secret)
+    refused(log_in(api, email, secret), 403, "email_unverified")
+    refused(log_in(api, email, "not the password"), 401, "credentials_invalid")
+    assert verify(api, email, code).status_code == 200
+    assert log_in(api, email, secret).status_code == 200
+
+
+def test_the_case_of_an_address_does_not_matter(api: CheckedApi) -> None:
+    email, secret = address(), password()
+    shouted = email.upper()
+    code = register(api, shouted, secret)
+    tokens = verify(api, email.capitalize(), code).json()
+    assert profile(api, tokens).json()["email"] == email
+    assert log_in(api, shouted, secret).status_code == 200
+    api.call("POST", "/v1/auth/register", json={"email": email.title(), "password": password(), "name": "Asha"})
+    assert "already" in api.mails(email)[0]["subject"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("Asha Kumar", r"asha_kumar(_\d{4})?"),
+        ("José Núñez", r"jose_nunez(_\d{4})?"),
+        ("O'Brien-Smith", r"o_brien_smith(_\d{4})?"),
+        ("42", r"user_42(_\d{4})?"),
+        ("猫", r"user(_\d{4})?|user_[0-9a-f]{24}"),
+        ("Al", r"al_\d{4}"),
+        ("A" * 80, r"a{20}(_\d{4})?"),
+        ("__ _", r"user(_\d{4})?|user_[0-9a-f]{24}"),
+    ],
+)
+def test_a_handle_is_made_from_the_name(api: CheckedApi, name: str, shape: str) -> None:
+    handles = []
+    for _ in range(3):
+        email = address()
+        tokens = verify(api, email, register(api, email, password(), name)).json()
+        handles.append(profile(api, tokens).json()["handle"])
+    assert len(set(handles)) == 3
+    for handle in handles:
+        assert re.fullmatch(shape, handle), handle
+        assert re.fullmatch("[a-z][a-z0-9_]{2,29}", handle), handle
+
+
+def signed_in(api: CheckedApi) -> tuple[Person, dict[str, Any]]:
+    person = api.sign_up("Asha")
+    return person, log_in(api, person.email, person.password).json()
+
+
+def test_refresh_tokens_rotate(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    seen = {tokens["refresh_token"]}
+    for _ in range(4):
+        renewed = refresh(api, tokens["refresh_token"]).json()
+        assert renewed["session_id"] == tokens["session_id"]
+        assert renewed["refresh_token"] not in seen
+        assert profile(api, renewed).status_code == 200
+        seen.add(renewed["refresh_token"])
+        tokens = renewed
+
+
+def test_a_lost_answer_can_be_asked_for_again(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    first = refresh(api, tokens["refresh_token"]).json()
+    for _ in range(3):
+        assert refresh(api, tokens["refresh_token"]).json()["refresh_token"] == first["refresh_token"]
+    assert refresh(api, first["refresh_token"]).status_code == 200
+
+
+def test_after_ten_seconds_it_is_a_theft(api: CheckedApi) -> None:
+    person, tokens = signed_in(api)
+    stolen = tokens["refresh_token"]
+    renewed = refresh(api, stolen).json()
+    assert profile(api, renewed).status_code == 200
+    age(
+        api, "UPDATE refresh_tokens SET used_at = used_at - interval '11 s' WHERE session_id = %s", tokens["session_id"]
+    )
+    refused(refresh(api, stolen), 401, "session_ended")
+    # The whole family is over: the newest token, and the access tokens, on warm reads too.
+    refused(refresh(api, renewed["refresh_token"]), 401, "session_ended")
+    refused(profile(api, renewed), 401, "session_ended")
+    refused(api.call("GET", "/v1/wallets/INR", token=tokens["access_token"]), 401, "session_ended")
+    assert api.call("GET", "/v1/me", token=person.token).status_code == 200, "another session of the same person"
+
+
+def test_a_predecessor_is_not_repeated_once_its_successor_was_used(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    second = refresh(api, tokens["refresh_token"]).json()
+    third = refresh(api, second["refresh_token"]).json()
+    refused(refresh(api, tokens["refresh_token"]), 401, "session_ended")
+    refused(refresh(api, third["refresh_token"]), 401, "session_ended")
+
+
+def test_twenty_refreshes_at_once_leave_one_token(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: refresh(api, tokens["refresh_token"]), range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    successors = {answer.json()["refresh_token"] for answer in answers}
+    assert len(successors) == 1
+    with psycopg.connect(api.endpoints.database_url) as connection:
+        alive = connection.execute(
+            "SELECT count(*) FROM okane.refresh_tokens WHERE session_id = %s AND used_at IS NULL",
+            [tokens["session_id"]],
+        ).fetchone()
+    assert alive == (1,)
+    assert refresh(api, successors.pop()).status_code == 200
+
+
+def test_seven_idle_days_end_a_refresh_token(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    age(api, "UPDATE refresh_tokens SET expires_at = expires_at - interval '7 days 1 s' WHERE session_id = %s",
+        tokens["session_id"])  # fmt: skip
+    refused(refresh(api, tokens["refresh_token"]), 401, "token_invalid")
+
+
+def test_thirty_days_end_a_session(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    age(api, "UPDATE sessions SET expires_at = clock_timestamp() + interval '60 s' WHERE id = %s", tokens["session_id"])
+    renewed = refresh(api, tokens["refresh_token"]).json()
+    assert renewed["refresh_expires_in"] <= 60, "a refresh token does not outlive its session"
+    age(api, "UPDATE sessions SET expires_at = clock_timestamp() WHERE id = %s", tokens["session_id"])
+    refused(refresh(api, renewed["refresh_token"]), 401, "session_ended")
+    cold = api.call("GET", "/v1/wallets", token=renewed["access_token"])
+    refused(cold, 401, "session_ended")
+
+
+def test_a_logged_out_session_is_over(api: CheckedApi) -> None:
+    person, tokens = signed_in(api)
+    assert api.call("POST", "/v1/auth/logout", token=tokens["access_token"]).status_code == 204
+    refused(api.call("POST", "/v1/auth/logout", token=tokens["access_token"]), 401, "session_ended")
+    refused(refresh(api, tokens["refresh_token"]), 401, "session_ended")
+    refused(profile(api, tokens), 401, "session_ended")
+    assert api.call("GET", "/v1/me", token=person.token).status_code == 200
+    assert log_in(api, person.email, person.password).status_code == 200
+
+
+def test_no_secret_is_kept_or_logged_as_it_is(api: CheckedApi, platform: Platform) -> None:
+    email, secret = address(), password()
+    code = register(api, email, secret)
+    tokens = verify(api, email, code).json()
+    renewed = refresh(api, tokens["refresh_token"]).json()
+    with psycopg.connect(platform.endpoints.database_url) as connection:
+        rows = []
+        for table in ("people", "sign_ups", "sessions", "refresh_tokens"):
+            rows += connection.execute(f"SELECT to_jsonb(t)::text FROM okane.{table} t".encode()).fetchall()
+    kept = "\n".join(row for (row,) in rows)
+    logged = "".join(file.read_text(errors="replace") for file in (platform.state / "logs").iterdir())
+    assert '"route": "POST /v1/auth/refresh"' in logged or '"route":"POST /v1/auth/refresh"' in logged
+    for value in (
+        secret,
+        tokens["refresh_token"],
+        renewed["refresh_token"],
+        tokens["access_token"],
+        renewed["access_token"],
+    ):
+        assert value not in kept
+        assert value not in logged
+    assert email not in logged
+    assert f'"{code}"' not in logged

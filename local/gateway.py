@@ -47,7 +47,7 @@ from local.lambda_proxy import (
     response,
 )
 from local.schedule import Clock
-from local.template import Route, Schedule, Template, TemplateError
+from local.template import Function, Route, Schedule, Template, TemplateError
 from local.workers import PAYLOAD_BYTES, Launch, Outcome, Pool, ThrottledError, default_client
 
 MAX_BODY_BYTES = 10 * 1024 * 1024  # an HTTP API's limits
@@ -216,7 +216,7 @@ class Gateway:
 
     async def _watch_files(self) -> None:
         """New workers for a function when a file of its folder or of its layers has changed."""
-        watched = {pool: [pool.function.code, *pool.function.layers] for pool in self._pools.values()}
+        watched = {pool: _sources(pool.function) for pool in self._pools.values()}
         folders = {folder for own in watched.values() for folder in own}
         before = {folder: _snapshot(folder) for folder in folders}
         while True:
@@ -246,6 +246,11 @@ def _pools(
         variables = function.environment({**overrides.get("Parameters", {}), **overrides.get(name, {})})
         pools[name] = Pool(function, variables, launch, limit=max_workers, queue=max_waiting)
     return pools
+
+
+def _sources(function: Function) -> list[Path]:
+    """The folders that somebody may be editing; a built layer (…/python) holds thousands of files and stays."""
+    return [function.code, *(layer for layer in function.layers if layer.name != "python")]
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:

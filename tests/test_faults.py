@@ -7,14 +7,11 @@ and Postgres stands a door that can lose what passes it.
 import json
 import os
 import secrets
-import select
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +26,7 @@ from local.postgres import Postgres
 from local.valkey import Valkey
 from tests.support.api import Api, Person
 from tests.support.books import check_books
+from tests.support.door import Door
 from tests.support.platform import (
     Platform,
     descendants,
@@ -43,63 +41,6 @@ PATIENCE_SECONDS = 60.0  # of a test with everything
 PASSWORD = "only-for-this-module"
 SENDERS = 6  # of the load; the platform has eight workers for each function
 ANSWERS = 12  # of the load before and after each fault
-
-
-class Door:
-    """A TCP proxy on 127.0.0.1 that can lose one question, or the answer to one question."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._word = b""
-        self._ask = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def lose(self, word: str, *, question: bool) -> None:
-        """Cut the next connection on which this word is said: before it has passed, or when its answer is there."""
-        self._ask, self._word = question, word.encode()
-
-    def lost(self) -> bool:
-        """Whether that has happened."""
-        return not self._word
-
-    def close(self) -> None:
-        """Let nobody in any more."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._carry, args=(client,), daemon=True).start()
-
-    def _carry(self, client: socket.socket) -> None:
-        losing, answer = False, b""
-        try:
-            with client, socket.create_connection(("127.0.0.1", self._target)) as server:
-                while True:
-                    ready, _, _ = select.select([client, server], [], [])
-                    if client in ready:
-                        data = client.recv(65536)
-                        if self._word and self._word in data:
-                            losing, self._word = True, b""
-                        if not data or (losing and self._ask):
-                            return
-                        server.sendall(data)
-                    if server in ready:
-                        data = server.recv(65536)
-                        answer += data if losing else b""
-                        # ReadyForQuery: the server is done, what it did is committed
-                        if not data or (losing and answer.endswith(b"Z\0\0\0\5I")):
-                            return
-                        if not losing:
-                            client.sendall(data)
-        except OSError:
-            return  # the server is gone, and now the client's connection is
 
 
 @dataclass
@@ -417,16 +358,12 @@ def test_postgres_hung(api: Api, servers: Servers, people: list[Person]) -> None
     """Its time-outs hang with it, so ours must do: 503 in time, on old and new connections; then all is well again."""
     asha, ravi, *_ = people
     before, keys = available(servers, asha), ["key-hung-0", "key-hung-1", "key-hung-2"]
-    for _ in range(2):  # a miss, which makes the next one a hit
-        api.call("GET", "/v1/wallets/INR", token=ravi.token)
     family = [servers.postgres.pid, *descendants(servers.postgres.pid)]
     signal_all(family, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(3) as threads:
             asked = [threads.submit(send, api, asha, ravi, key) for key in keys[:2]]
             asked.append(threads.submit(api.call, "GET", "/v1/wallets", token=asha.token))
-            warm = api.call("GET", "/v1/wallets/INR", token=ravi.token)
-            assert (warm.status_code, warm.headers["okane-cache"]) == (200, "hit")
             assert all(is_unavailable(answer.result()) for answer in asked)
         assert is_unavailable(send(api, asha, ravi, keys[2]))
     finally:
@@ -440,7 +377,8 @@ def test_postgres_hung(api: Api, servers: Servers, people: list[Person]) -> None
 def signal_all(family: list[int], what: signal.Signals) -> None:
     """Send a signal to each of these processes."""
     for pid in family:
-        os.kill(pid, what)
+        with suppress(ProcessLookupError):  # a connection's may have ended a moment ago
+            os.kill(pid, what)
 
 
 def test_valkey_wiped_hung_and_killed_under_load(api: Api, servers: Servers, people: list[Person]) -> None:

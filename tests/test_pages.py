@@ -1,7 +1,8 @@
-"""Histories in pages: filters, limits, and cursors that hold while new rows arrive."""
+"""Reads: never older than asked for, and histories in pages whose cursors hold while new rows arrive."""
 
 import base64
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -160,3 +161,36 @@ def test_another_wallet_has_another_history(api: CheckedApi, asha: Person) -> No
     page = api.call("GET", "/v1/wallets/GBP/transactions", token=person.token).json()
     assert [(line["currency"], line["amount"]) for line in page["data"]] == [("GBP", 300)]
     assert ask(api, person).json()["data"] == []
+
+
+def test_a_read_is_never_older_than_asked_for(api: CheckedApi, asha: Person) -> None:
+    api.deposit(asha, 700)
+    answer = api.call("GET", "/v1/wallets/INR", token=asha.token)
+    version = answer.json()["version"]
+    assert answer.headers["etag"] == f'"{version}"'
+    assert answer.headers["okane-cache"] in ("hit", "miss", "bypass")
+    assert api.call("GET", f"/v1/wallets/INR?min_version={version}", token=asha.token).json()["version"] == version
+    for path in ("/v1/wallets/INR", "/v1/wallets/INR/transactions"):
+        history = api.call("GET", f"{path}?min_version={version}", token=asha.token)
+        assert history.headers["etag"] == f'"{version}"'
+        refused(api.call("GET", f"{path}?min_version={version + 1}", token=asha.token), 409, "state_conflict")
+
+
+def test_an_unchanged_wallet_comes_from_the_cache(api: CheckedApi) -> None:
+    person = api.sign_up("Asha")
+    api.deposit(person, 700)
+    answers = [api.call("GET", "/v1/wallets/INR", token=person.token) for _ in range(3)]
+    assert answers[-1].headers["okane-cache"] == "hit"
+    assert answers[0].json() == answers[-1].json()
+
+
+def test_warming_fills_the_cache_behind_the_readers_back(api: CheckedApi) -> None:
+    person = api.sign_up("Asha")
+    api.call("POST", "/v1/cache/warm", token=person.token)
+    deadline = time.monotonic() + 20
+    while True:  # the warmer runs on its own
+        answer = api.call("GET", "/v1/wallets/INR/transactions", token=person.token)
+        if answer.headers["okane-cache"] == "hit":
+            break
+        assert time.monotonic() < deadline, answer.headers
+    assert answer.json() == {"data": [], "has_more": False, "next_cursor": None}

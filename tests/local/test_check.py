@@ -59,7 +59,7 @@ def test_an_outdated_openapi_document_is_noticed(tmp_path: Path, monkeypatch: py
     ("code", "fault"),
     [
         ("import boto3\nlambda_handler = print", "No module named 'boto3'"),
-        ("import httpx\nlambda_handler = print", "WarmerFunction imports httpx at its start"),
+        ("import argon2\nlambda_handler = print", "WarmerFunction imports argon2 at its start"),
         ("lambda_handler = 1", "is not callable"),
         ("import os\nlambda_handler = print\nos.environ['HOME']", "KeyError: 'HOME'"),
         ("lambda_handler = print", None),
@@ -69,7 +69,7 @@ def test_handlers_that_would_not_start_on_lambda_are_found(tmp_path: Path, code:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "app.py").write_text(code)
     (tmp_path / "layer" / "python").mkdir(parents=True)
-    (tmp_path / "layer" / "python" / "httpx.py").write_text("")
+    (tmp_path / "layer" / "python" / "argon2.py").write_text("")
     (tmp_path / "template.yaml").write_text(
         """
 Resources:

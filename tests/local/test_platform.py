@@ -184,8 +184,8 @@ def test_ctrl_c_while_it_starts_stops_what_was_started(own: Path, after: float) 
     process.send_signal(signal.SIGINT)  # an impatient second one
     code = process.wait(STOP_SECONDS)
     assert_gone(family, 2.0)
-    # Python itself may have been starting, and does that in its own way.
-    assert code == 0 or "okane" not in said(own), said(own)
+    # The platform may not have been there yet: then the launcher says so, or Python itself in its own way.
+    assert code == 0 or said(own) == "okane: interrupted\n" or "okane" not in said(own), said(own)
 
 
 @ON_LINUX

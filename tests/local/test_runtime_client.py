@@ -14,10 +14,10 @@ import pytest
 
 from local.http import Request, Response, serve, stop, url
 from local.template import Function
-from local.workers import Launch, Outcome, Pool, default_client
+from local.workers import Launch, Outcome, Pool
 from tests.local.fixtures.loop import Loop, running_loop
+from tests.local.fixtures.running import alive
 
-CLIENTS = ["awslambdaric", "runtime_client"]
 CLIENT = Path(__file__).resolve().parents[2] / "local" / "runtime_client.py"
 
 
@@ -25,13 +25,6 @@ CLIENT = Path(__file__).resolve().parents[2] / "local" / "runtime_client.py"
 def loop() -> Iterator[Loop]:
     with running_loop() as loop:
         yield loop
-
-
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest) -> str:
-    if request.param == "awslambdaric" and default_client() != "awslambdaric":
-        pytest.skip("awslambdaric has no wheel here")
-    return str(request.param)
 
 
 class Handler:
@@ -57,12 +50,12 @@ class Handler:
 
 
 @pytest.fixture
-def handler(loop: Loop, client: str, tmp_path: Path) -> Iterator[Any]:
+def handler(loop: Loop, runtime: str, tmp_path: Path) -> Iterator[Any]:
     """Makes a Handler."""
     made: list[Handler] = []
 
     def make(source: str, name: str = "app.lambda_handler") -> Handler:
-        made.append(Handler(loop, client, tmp_path, source, name))
+        made.append(Handler(loop, runtime, tmp_path, source, name))
         return made[0]
 
     yield make
@@ -196,23 +189,13 @@ def test_our_client_ends_with_its_parent_although_the_handler_is_busy(loop: Loop
         while not (tmp_path / "busy").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         parent.kill()
-        while running(child) and time.monotonic() < deadline:
+        while alive(child) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert not running(child)
+        assert not alive(child)
     finally:
         parent.kill()
         parent.wait()
         parent.stdout.close()
-        if running(child):
+        if alive(child):
             os.kill(child, signal.SIGKILL)
         loop.run(stop(server))
-
-
-def running(pid: int) -> bool:
-    """Whether the process runs; one that waits to be collected does not."""
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        os.kill(pid, 0)
-        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False

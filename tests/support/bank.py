@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import psycopg
 
 from tests.support.api import Api
 
@@ -63,3 +64,20 @@ class Bank:
         assert answer.status_code == 200, answer.text
         status: str = answer.json()["status"]
         return status
+
+
+def stored(database_url: str, reference: object) -> list[tuple[str, str, str | None]]:
+    """Type, status and remark of every event that was kept for a reference, oldest first; `database_url` is the owner's."""
+    with psycopg.connect(database_url) as connection:
+        return connection.execute(
+            "SELECT type, status, remark FROM okane.bank_events WHERE reference = %s ORDER BY received_at",
+            [str(reference)],
+        ).fetchall()
+
+
+def count_events(database_url: str) -> int:
+    """How many events were kept in all."""
+    with psycopg.connect(database_url) as connection:
+        [(count,)] = connection.execute("SELECT count(*) FROM okane.bank_events").fetchall()
+    found: int = count
+    return found

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,13 @@ class Stand:
         """A new and empty Valkey in the place of the one that has ended."""
         self.valkey.stop()
         self.valkey = Valkey.start(self.folder, password=self.password, port=self.valkey.port)
+
+    def until(self, happens: Callable[[], bool]) -> None:
+        """Ask until it has happened; fails after PATIENCE_SECONDS."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not happens():
+            assert time.monotonic() < deadline, "it does not happen"
+            time.sleep(LOOK_SECONDS)
 
     def truth(self, person: Person, path: str) -> Any:
         """What the database says a read must show; of a history, its lines."""

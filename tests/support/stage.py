@@ -86,8 +86,8 @@ class Stage:
         """As send(), but with the path exactly as it stands: httpx would tidy it. media_type: "" sends none."""
         headers = {
             "Host": "okane", "Connection": "close", "Content-Length": str(len(content)),
-            **({"Content-Type": media_type} if media_type else {}), "Authorization": f"Bearer {self.ravi.token}", "Idempotency-Key": f"key-{secrets.token_hex(12)}",
-            **signed(self.secret, content),
+            **({"Content-Type": media_type} if media_type else {}), **signed(self.secret, content),
+            "Authorization": f"Bearer {self.ravi.token}", "Idempotency-Key": f"key-{secrets.token_hex(12)}",
         }  # fmt: skip
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         request = f"{target.method} {target.path} HTTP/1.1\r\n{head}\r\n".encode() + content
@@ -139,7 +139,7 @@ class Faults:
         if (answer.status_code, problem.get("code")) != (status, code) or (
             pointer is not None and not any(one == pointer or one.startswith(f"{pointer}/") for one in pointers)
         ):
-            self.found.append(f"{what}: {answer.status_code} {answer.text[:300]}, not {status} {code} {pointer or ''}")
+            self.found.append(f"{what}: {answer.status_code} {answer.text[:900]}, not {status} {code} {pointer or ''}")
 
     def none(self) -> None:
         assert not self.found, "\n".join(self.found)

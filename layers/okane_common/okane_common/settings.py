@@ -36,13 +36,16 @@ class Secret:
 
 
 def text(name: str, default: str | None = None) -> str:
-    """The setting `name`. Raises SettingError when it is neither set nor has a default."""
+    """The setting `name`. Raises SettingError when it is neither set nor has a default, or what it refers to is not had."""
     value = os.environ.get(name) or default
     if value is None:
         raise SettingError(f"{name} is not set")
-    if value.startswith(REFERENCES):
+    if not value.startswith(REFERENCES):
+        return value
+    try:
         return aws.fetch(value)
-    return value
+    except aws.AwsError as error:
+        raise SettingError(f"{name} cannot be fetched: {error}") from error
 
 
 def secret(name: str) -> Secret:

@@ -34,6 +34,7 @@ class Upstash:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._running: Future[Any] | None = None
         self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None  # the connection's; it lets go of it when an answer ends with it
         self._used_at = 0.0
 
     def execute(self, command: list[Any], seconds: float) -> Any:
@@ -82,10 +83,11 @@ class Upstash:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(self._url.netloc, timeout=STEP_SECONDS)
         self._connection.connect()
+        self._socket = self._connection.sock
         return self._connection
 
     def _hang_up(self) -> None:
         """Wake the thread from whatever it waits for, so that it is free for the next command."""
-        if self._connection is not None and self._connection.sock is not None:
-            with contextlib.suppress(OSError):
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it may have ended this moment, or long ago
+                self._socket.shutdown(socket.SHUT_RDWR)

@@ -47,7 +47,7 @@ class Stand:
 
 
 def with_trivial(template: Template) -> Template:
-    """The template and the trivial function beside what it has, as small as the wallet function is large."""
+    """The template, and the trivial function beside those it has."""
     wallet = template.functions["WalletFunction"]
     trivial = replace(
         wallet,
@@ -63,6 +63,22 @@ def with_trivial(template: Template) -> Template:
         functions={**template.functions, trivial.logical_id: trivial},
         routes=(*template.routes, Route("GET", TRIVIAL_PATH, trivial.logical_id)),
     )
+
+
+def variables(kept: Secrets, api: str, database_url: str, redis_rest_url: str) -> dict[str, str]:
+    """What the template leaves to a deployment."""
+    return {
+        "DATABASE_URL": database_url,
+        "UPSTASH_REDIS_REST_URL": redis_rest_url,
+        "UPSTASH_REDIS_REST_TOKEN": kept.redis_token,
+        "OKANE_SECRET": kept.okane_secret,
+        "TOKEN_ISSUER": api,
+        "TOKEN_PUBLIC_KEYS": kept.public_keys(),
+        "TOKEN_SIGNING_KEYS": kept.signing_keys(),
+        "BANKS": json.dumps({BANK: "http://127.0.0.1:9/pay"}),  # nobody opens a payment page here
+        "BANK_SECRETS": json.dumps(kept.bank_secrets),
+        "MAIL_FROM": "okane@example.com",
+    }
 
 
 @contextmanager
@@ -118,20 +134,7 @@ async def _serve(folder: Path, kept: Secrets, database_url: str, redis_url: str)
         log = parts.enter_context((folder / "functions.log").open("w", encoding="utf-8"))
 
         def overrides(api: str) -> dict[str, dict[str, str]]:
-            return {
-                "Parameters": {
-                    "DATABASE_URL": database_url,
-                    "UPSTASH_REDIS_REST_URL": front.url,
-                    "UPSTASH_REDIS_REST_TOKEN": kept.redis_token,
-                    "OKANE_SECRET": kept.okane_secret,
-                    "TOKEN_ISSUER": api,
-                    "TOKEN_PUBLIC_KEYS": kept.public_keys(),
-                    "TOKEN_SIGNING_KEYS": kept.signing_keys(),
-                    "BANKS": json.dumps({BANK: "http://127.0.0.1:9/pay"}),  # nobody opens a payment page here
-                    "BANK_SECRETS": json.dumps(kept.bank_secrets),
-                    "MAIL_FROM": "okane@example.com",
-                }
-            }
+            return {"Parameters": variables(kept, api, database_url, front.url)}
 
         gateway = await Gateway.start(
             with_trivial(load(ROOT / "template.yaml")),

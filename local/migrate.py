@@ -24,5 +24,5 @@ def main(arguments: list[str]) -> int:
     except (MigrationError, psycopg.Error) as error:
         print(f"okane: {str(error).strip()}", file=sys.stderr)
         return 1
-    print("\n".join(f"applied {name}" for name in applied) or "the database is up to date")
+    print("\n".join([*(f"applied {name}" for name in applied), "the functions are those of database/functions/"]))
     return 0

@@ -30,7 +30,7 @@ from tests.support.platform import Database
 
 THREADS = 16
 PEOPLE = 5
-STEPS = 14  # of each thread; a step is one to six requests
+STEPS = 12  # of each thread; a step is one to six requests
 START_AMOUNT = 2000
 MOST_AMOUNT = 900  # so that some transfers cannot be paid
 BANKS = ("hdfc", "axis", "icici")

@@ -125,7 +125,8 @@ def test_those_who_pay_each_other_never_deadlock(crowd: list[Ledger], scan: str)
     for party in ring:
         ledger.fund(party, 10_000)
     for own in crowd:
-        own.connection.execute(f"SET enable_indexscan = {scan}; SET enable_bitmapscan = {scan}".encode())
+        settings = f"SET enable_indexscan = {scan}; SET enable_bitmapscan = {scan}"
+        own.connection.execute(f"{settings}; DISCARD PLANS".encode())
 
     def pay(own: Ledger, number: int, turn: int) -> str:
         payer, payee = ring[number % 4], ring[(number + (1 if number % 8 < 4 else 3)) % 4]
@@ -136,7 +137,7 @@ def test_those_who_pay_each_other_never_deadlock(crowd: list[Ledger], scan: str)
 
     answers = {answer for answers in in_rounds(crowd, pay) for answer in answers}
     for own in crowd:
-        own.connection.execute("RESET ALL")
+        own.connection.execute("RESET ALL; DISCARD PLANS")
     assert answers == {"Success", "processed"}
     credited = 10 * ROUNDS * len(range(0, CROWD, 5))
     assert sum(ledger.wallet(party)["available"] for party in ring) == 40_000 + credited

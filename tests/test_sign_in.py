@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -68,6 +68,14 @@ def age(api: CheckedApi, statement: str, *values: object) -> None:
     with psycopg.connect(api.endpoints.database_url) as connection:
         connection.execute("SET search_path = okane")
         assert connection.execute(statement.encode(), values).rowcount > 0
+
+
+def until_waiting(api: CheckedApi, count: int, answers: "list[Future[httpx.Response]]") -> None:
+    """Return once that many requests wait for a lock; fail once all are answered, which none may be before."""
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(api.endpoints.database_url, autocommit=True) as watcher:
+        while watcher.execute(asked).fetchall()[0][0] < count:
+            assert not all(answer.done() for answer in answers)
 
 
 def test_a_sign_up_becomes_a_person_with_its_code(api: CheckedApi) -> None:
@@ -142,6 +150,22 @@ def test_guesses_at_once_are_counted_like_guesses_in_turn(api: CheckedApi) -> No
         answers = list(pool.map(lambda guess: verify(api, email, guess), guesses))
     assert {answer.status_code for answer in answers} == {401}
     refused(verify(api, email, code), 401, "code_invalid")
+
+
+def test_a_guess_that_is_under_way_counts(api: CheckedApi) -> None:
+    """The right code comes while the fifth wrong one is being looked at: it is too late."""
+    email = address()
+    code = register(api, email, password())
+    for _ in range(4):
+        verify(api, email, wrong(code))
+    with psycopg.connect(api.endpoints.database_url) as holder, ThreadPoolExecutor(2) as pool:
+        holder.execute("SELECT FROM okane.sign_ups WHERE email = %s FOR UPDATE", [email])
+        answers = [pool.submit(verify, api, email, wrong(code))]
+        until_waiting(api, 1, answers)
+        answers.append(pool.submit(verify, api, email, code))
+        until_waiting(api, 2, answers)
+        holder.rollback()
+        assert [answer.result().status_code for answer in answers] == [401, 401]
 
 
 def test_one_code_at_once_makes_one_person(api: CheckedApi, platform: Platform) -> None:
@@ -348,6 +372,18 @@ def test_twenty_refreshes_at_once_leave_one_token(api: CheckedApi) -> None:
     assert refresh(api, successors.pop()).status_code == 200
 
 
+def test_refreshes_wait_for_one_another(api: CheckedApi) -> None:
+    """Held up until several have begun: each would find the token unused if the session's row were not locked first."""
+    _, tokens = signed_in(api)
+    with psycopg.connect(api.endpoints.database_url) as holder, ThreadPoolExecutor(4) as pool:
+        holder.execute("SELECT FROM okane.refresh_tokens WHERE session_id = %s FOR UPDATE", [tokens["session_id"]])
+        answers = [pool.submit(refresh, api, tokens["refresh_token"]) for _ in range(4)]
+        until_waiting(api, 2, answers)
+        holder.rollback()
+        successors = {answer.result().json()["refresh_token"] for answer in answers}
+    assert len(successors) == 1
+
+
 def test_seven_idle_days_end_a_refresh_token(api: CheckedApi) -> None:
     _, tokens = signed_in(api)
     age(api, "UPDATE refresh_tokens SET expires_at = expires_at - interval '7 days 1 s' WHERE session_id = %s",
@@ -374,6 +410,23 @@ def test_a_logged_out_session_is_over(api: CheckedApi) -> None:
     refused(profile(api, tokens), 401, "session_ended")
     assert api.call("GET", "/v1/me", token=person.token).status_code == 200
     assert log_in(api, person.email, person.password).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "device", [b"\xff\xfe", b"a" * 8000, "\u00e9 \u732b".encode(), b"'; DROP TABLE okane.sessions; --", b""]
+)
+def test_any_device_may_sign_in(api: CheckedApi, device: bytes) -> None:
+    person = api.sign_up("Asha")
+    sent: Any = {"User-Agent": device}
+    who = {"email": person.email, "password": person.password}
+    assert api.call("POST", "/v1/auth/login", json=who, headers=sent).status_code == 200
+
+
+@pytest.mark.parametrize("local", ["a.b", "a+b", "a_b-c", "o'brien", "a" * 50, "{a|b}", "1"])
+def test_addresses_of_many_kinds_are_taken(api: CheckedApi, local: str) -> None:
+    email = f"{local}.{secrets.token_hex(6)}@mail.example.com"
+    answer = api.call("POST", "/v1/auth/register", json={"email": email, "password": password(), "name": "Asha"})
+    assert answer.status_code == 202
 
 
 def test_no_secret_is_kept_or_logged_as_it_is(api: CheckedApi, platform: Platform) -> None:

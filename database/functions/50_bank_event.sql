@@ -39,7 +39,8 @@ BEGIN
 END $$;
 
 -- Takes in one event from a bank whose signature was right.
--- -> {"status": "processed" | "duplicate" | "parked" | "quarantined", "remark": str|null, "changed": [...]}
+-- -> {"status": "processed" | "duplicate" | "parked" | "quarantined", "recorded": the same, but "quarantined" for a duplicate
+--     that a person must look at, "changed": [...]}
 --  | {"status": "conflict"}: the same webhook id came before with another body
 CREATE OR REPLACE FUNCTION receive_bank_event(p_bank text, p_webhook_id text, p_body_hash bytea, p_type text,
     p_reference text, p_bank_reference text, p_amount bigint, p_currency text, p_reason text)
@@ -47,6 +48,8 @@ RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     e bank_events;
+    o bank_events;
+    v_recorded text;
     v_reference text := coalesce(referenced(lower(p_reference))::text, p_reference);
     v_succeeded boolean := p_type LIKE '%.succeeded';
 BEGIN
@@ -64,18 +67,27 @@ BEGIN
             RETURN json_build_object('status', 'conflict');
         END IF;
         e.status := 'duplicate';
-    -- The same movement at the bank under a new id. A success that follows a failure is not the same thing said twice:
-    -- a person must look at it.
-    ELSIF EXISTS (SELECT FROM bank_events o
-                   WHERE o.bank = p_bank AND o.bank_reference = p_bank_reference AND o.webhook_id <> p_webhook_id
-                     AND NOT (v_succeeded AND o.type LIKE '%.failed')) THEN
-        e.status := 'duplicate';
-        UPDATE bank_events SET remark = 'bank reference seen before' WHERE bank = p_bank AND webhook_id = p_webhook_id;
+        v_recorded := 'duplicate';
     ELSE
-        e.status := apply_bank_event(e);
+        -- The same movement at the bank under a new id? (A success that follows a failure is none: it is decided below.)
+        SELECT * INTO o FROM bank_events
+         WHERE bank = p_bank AND bank_reference = p_bank_reference AND webhook_id <> p_webhook_id
+           AND NOT (v_succeeded AND type LIKE '%.failed') ORDER BY received_at LIMIT 1;
+        IF NOT FOUND THEN
+            e.status := apply_bank_event(e);
+            v_recorded := e.status;
+        ELSE
+            -- A duplicate to the bank, whatever it says: nothing is credited twice for one bank reference. With other terms
+            -- it may be money that has no deposit yet, so it is kept for a person.
+            e.status := 'duplicate';
+            v_recorded := CASE WHEN (o.reference, o.amount, o.currency) = (e.reference, e.amount, e.currency)
+                               THEN 'duplicate' ELSE 'quarantined' END;
+            UPDATE bank_events SET status = v_recorded, remark = 'bank reference seen before'
+             WHERE bank = p_bank AND webhook_id = p_webhook_id;
+        END IF;
     END IF;
     -- Also for a duplicate: its first delivery may have died between the commit and the cache.
-    RETURN (SELECT json_build_object('status', e.status, 'remark', b.remark,
+    RETURN (SELECT json_build_object('status', e.status, 'recorded', v_recorded,
                        'changed', (SELECT changed_wallets(VARIADIC array_agg(t.to_wallet)) FROM transfers t
                                     WHERE t.id = referenced(b.reference) AND t.kind = 'deposit'))
               FROM bank_events b WHERE b.bank = p_bank AND b.webhook_id = p_webhook_id);

@@ -60,7 +60,7 @@ def receive(
     received = ledger.receive_bank_event(
         bank, app.event["webhook_id"], seals.fingerprint(raw), body.type, body.data.model_dump()
     )
-    observability.count(f"BankEvent{received['status'].capitalize()}")
+    observability.count(f"BankEvent{received['recorded'].capitalize()}")
     cache.publish(received["changed"] or [])
     return api.answer(Receipt, {"status": received["status"]})
 

@@ -45,7 +45,6 @@ for i, key in ipairs(KEYS) do
   local version, value, ms, unbelieved = unpack(ARGV, i * 4 - 3, i * 4)
   local found = redis.pcall('GET', key)
   if type(found) == 'table' then
-    redis.call('DEL', key)
     found = false
   end
   local current = found and tonumber(string.match(found, '^(%d+)[.]'))

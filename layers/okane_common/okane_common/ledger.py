@@ -68,7 +68,8 @@ def open_deposit(caller: Caller, key: str, currency: str, amount: int, bank: str
 def receive_bank_event(bank: str, webhook_id: str, body_hash: bytes, event_type: str, data: dict[str, Any]) -> Result:
     """Take in one event from a bank, once. data: reference, bank_reference, amount (minor units), currency, reason.
 
-    -> `{"status": "processed" | "duplicate" | "parked" | "quarantined", "remark", "changed"}`.
+    -> `{"status": "processed" | "duplicate" | "parked" | "quarantined", "recorded", "changed"}`; `recorded` says quarantined
+    also for a duplicate that a person must look at.
     Raises Refusal(event_conflict).
     """
     result = database.call(

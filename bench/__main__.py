@@ -1,0 +1,93 @@
+"""`./okane bench`: starts a platform of its own with throw-away data, measures, prints a table, and writes it as JSON.
+
+    ./okane bench [--rounds N] [--seconds S] [--json FILE] [requests | imports]
+
+Exit 0 also where an aim is missed: a busy machine is no reason to stop anybody. docs/benchmarks.md says how to read it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench import imports, requests
+from bench.stand import running
+
+LEAST_ROUNDS = 5
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmarks that are asked for, all unless named."""
+    options = _parser().parse_args(arguments)
+    rounds = max(options.rounds, 1)
+    if rounds < LEAST_ROUNDS:
+        say(f"fewer than {LEAST_ROUNDS} rounds: good for a look, not for a result")
+    wanted = options.what or ["requests", "imports"]
+    result: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+    }
+    with tempfile.TemporaryDirectory(prefix="okane-bench-") as folder:
+        if "requests" in wanted:
+            stand_folder = Path(folder) / "stand"
+            stand_folder.mkdir()
+            say("starting a platform")
+            with running(stand_folder) as stand:
+                result["requests"] = requests.measure(stand, rounds, options.seconds, say)
+            _show_requests(result["requests"])
+        if "imports" in wanted:
+            result["imports"] = imports.measure(Path(folder) / "imports", rounds, say)
+            _show_imports(result["imports"])
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    bench = argparse.ArgumentParser(prog="./okane bench", description="Measure, as ratios within one run.")
+    bench.add_argument("what", nargs="*", choices=["requests", "imports"], help="only these (all)")
+    bench.add_argument("--rounds", type=int, default=7, metavar="N", help="of which the medians are taken (7)")
+    bench.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="of one round, with each number of clients (3)"
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    return bench
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"okane: {text}", file=sys.stderr, flush=True)
+
+
+def _aim(row: dict[str, Any]) -> str:
+    if row["aim"] is None:
+        return ""
+    return f"<= {row['aim']}" + ("" if row["ratio"] <= row["aim"] else "  missed")
+
+
+def _show_requests(rows: list[dict[str, Any]]) -> None:
+    print("\nrequests through the gateway, as multiples of a handler that does nothing\n")
+    print(f"  {'clients':<9}{'request':<12}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}   aim")
+    for row in rows:
+        print(
+            f"  {row['clients']:<9}{row['request']:<12}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
+            f"{row['ratio']:>8.2f}   {_aim(row)}".rstrip()
+        )
+
+
+def _show_imports(rows: list[dict[str, Any]]) -> None:
+    print(f"\nCPU of imports, as multiples of a bare Python with {imports.BASE}\n")
+    print(f"  {'import':<29}{'.pyc':<6}{'CPU ms':>9}{'ratio':>8}   aim")
+    for row in rows:
+        print(
+            f"  {row['import']:<29}{'yes' if row['pyc'] else 'no':<6}{row['cpu_ms']:>9.1f}"
+            f"{row['ratio']:>8.2f}   {_aim(row)}".rstrip()
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

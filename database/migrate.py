@@ -18,7 +18,7 @@ APP_ROLE = "okane_app"
 # A statement of the application that waits or works longer than this has lost its caller.
 APP_TIMEOUTS = {
     "lock_timeout": "2s",
-    "statement_timeout": "5s",
+    "statement_timeout": "3s",
     "idle_in_transaction_session_timeout": "5s",
 }
 

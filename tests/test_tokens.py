@@ -1,4 +1,4 @@
-"""Access tokens that must not pass, on a route of every function, and sessions that have ended."""
+"""Access tokens that must not pass, on a route of every function; refresh tokens; and sessions that have ended."""
 
 import base64
 import hashlib
@@ -7,9 +7,11 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jwt
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -18,6 +20,7 @@ from jwt.algorithms import RSAAlgorithm
 from tests.support.api import Person
 from tests.support.contract import CheckedApi, refused
 from tests.support.platform import Platform, Services
+from tests.support.sign_in import address, age, log_in, profile, refresh, signed_in, until_waiting
 
 NOWHERE = "00000000-0000-8000-8000-000000000000"
 # One route of every function that takes tokens, with and without the cache; (method, path, body).
@@ -313,3 +316,107 @@ def test_hashes_of_secrets_are_not_tokens(api: CheckedApi, asha: Person) -> None
     """What stands in the database does not open anything."""
     stored = hashlib.sha256(bytes.fromhex(asha.refresh_token)).hexdigest()
     refused(api.call("POST", "/v1/auth/refresh", json={"refresh_token": stored}), 401, "token_invalid")
+
+
+# Refresh tokens.
+
+
+def test_refresh_tokens_rotate(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    seen = {tokens["refresh_token"]}
+    for _ in range(4):
+        renewed = refresh(api, tokens["refresh_token"]).json()
+        assert renewed["session_id"] == tokens["session_id"]
+        assert renewed["refresh_token"] not in seen
+        assert profile(api, renewed).status_code == 200
+        seen.add(renewed["refresh_token"])
+        tokens = renewed
+
+
+def test_a_lost_answer_can_be_asked_for_again(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    first = refresh(api, tokens["refresh_token"]).json()
+    for _ in range(3):
+        assert refresh(api, tokens["refresh_token"]).json()["refresh_token"] == first["refresh_token"]
+    assert refresh(api, first["refresh_token"]).status_code == 200
+
+
+def test_after_ten_seconds_it_is_a_theft(api: CheckedApi) -> None:
+    person, tokens = signed_in(api)
+    stolen = tokens["refresh_token"]
+    renewed = refresh(api, stolen).json()
+    assert profile(api, renewed).status_code == 200
+    age(
+        api, "UPDATE refresh_tokens SET used_at = used_at - interval '11 s' WHERE session_id = %s", tokens["session_id"]
+    )
+    refused(refresh(api, stolen), 401, "session_ended")
+    # The whole family is over: the newest token, and the access tokens, on warm reads too.
+    refused(refresh(api, renewed["refresh_token"]), 401, "session_ended")
+    refused(profile(api, renewed), 401, "session_ended")
+    refused(api.call("GET", "/v1/wallets/INR", token=tokens["access_token"]), 401, "session_ended")
+    assert api.call("GET", "/v1/me", token=person.token).status_code == 200, "another session of the same person"
+
+
+def test_a_predecessor_is_not_repeated_once_its_successor_was_used(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    second = refresh(api, tokens["refresh_token"]).json()
+    third = refresh(api, second["refresh_token"]).json()
+    refused(refresh(api, tokens["refresh_token"]), 401, "session_ended")
+    refused(refresh(api, third["refresh_token"]), 401, "session_ended")
+
+
+def test_twenty_refreshes_at_once_leave_one_token(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: refresh(api, tokens["refresh_token"]), range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    successors = {answer.json()["refresh_token"] for answer in answers}
+    assert len(successors) == 1
+    with psycopg.connect(api.endpoints.database_url) as connection:
+        alive = connection.execute(
+            "SELECT count(*) FROM okane.refresh_tokens WHERE session_id = %s AND used_at IS NULL",
+            [tokens["session_id"]],
+        ).fetchone()
+    assert alive == (1,)
+    assert refresh(api, successors.pop()).status_code == 200
+
+
+def test_refreshes_wait_for_one_another(api: CheckedApi) -> None:
+    """Held up until several have begun: each would find the token unused if the session's row were not locked first."""
+    _, tokens = signed_in(api)
+    with psycopg.connect(api.endpoints.database_url) as holder, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: log_in(api, address(), "nothing"), range(8)))
+        holder.execute("SELECT FROM okane.refresh_tokens WHERE session_id = %s FOR UPDATE", [tokens["session_id"]])
+        answers = [pool.submit(refresh, api, tokens["refresh_token"]) for _ in range(4)]
+        until_waiting(api, 2, answers)
+        holder.rollback()
+        successors = {answer.result().json()["refresh_token"] for answer in answers}
+    assert len(successors) == 1
+
+
+def test_seven_idle_days_end_a_refresh_token(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    age(api, "UPDATE refresh_tokens SET expires_at = expires_at - interval '7 days 1 s' WHERE session_id = %s",
+        tokens["session_id"])  # fmt: skip
+    refused(refresh(api, tokens["refresh_token"]), 401, "token_invalid")
+
+
+def test_thirty_days_end_a_session(api: CheckedApi) -> None:
+    _, tokens = signed_in(api)
+    age(api, "UPDATE sessions SET expires_at = clock_timestamp() + interval '60 s' WHERE id = %s", tokens["session_id"])
+    renewed = refresh(api, tokens["refresh_token"]).json()
+    assert renewed["refresh_expires_in"] <= 60, "a refresh token does not outlive its session"
+    age(api, "UPDATE sessions SET expires_at = clock_timestamp() WHERE id = %s", tokens["session_id"])
+    refused(refresh(api, renewed["refresh_token"]), 401, "session_ended")
+    cold = api.call("GET", "/v1/wallets", token=renewed["access_token"])
+    refused(cold, 401, "session_ended")
+
+
+def test_a_logged_out_session_is_over(api: CheckedApi) -> None:
+    person, tokens = signed_in(api)
+    assert api.call("POST", "/v1/auth/logout", token=tokens["access_token"]).status_code == 204
+    refused(api.call("POST", "/v1/auth/logout", token=tokens["access_token"]), 401, "session_ended")
+    refused(refresh(api, tokens["refresh_token"]), 401, "session_ended")
+    refused(profile(api, tokens), 401, "session_ended")
+    assert api.call("GET", "/v1/me", token=person.token).status_code == 200
+    assert log_in(api, person.email, person.password).status_code == 200

@@ -55,10 +55,20 @@ CREATE OR REPLACE FUNCTION failure_view(p_code text) RETURNS json LANGUAGE sql S
         ELSE 'The transaction did not take place.' END) END
 $$;
 
--- Who a wallet belongs to, to the person on the other side.
-CREATE OR REPLACE FUNCTION counterparty_view(p_party text, p_handle text, p_name text) RETURNS json
+-- Asha Kumar -> As*** K.
+CREATE OR REPLACE FUNCTION mask_name(p_name text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT left(words[1], 2) || '***'
+        || CASE WHEN array_length(words, 1) > 1 THEN ' ' || left(words[array_length(words, 1)], 1) || '.' ELSE '' END
+      FROM (SELECT string_to_array(p_name, ' ') AS words) w
+$$;
+
+-- Who a wallet belongs to, to the person on the other side. The full name is for those who have paid one another: a payment
+-- that failed must not be a way around the mask.
+CREATE OR REPLACE FUNCTION counterparty_view(p_party text, p_handle text, p_name text, p_status transfer_status)
+RETURNS json
 LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN p_party IS NULL THEN json_build_object('handle', p_handle, 'name', p_name)
+    SELECT CASE WHEN p_party IS NULL THEN json_build_object('handle', p_handle,
+                    'name', CASE p_status WHEN 'Failure' THEN mask_name(p_name) ELSE p_name END)
                 ELSE json_build_object('bank', substr(p_party, length('bank:') + 1)) END
 $$;
 
@@ -94,7 +104,7 @@ DECLARE
 BEGIN
     RETURN (
         SELECT transaction_view(t, CASE WHEN v_out THEN 'out' ELSE 'in' END,
-                                counterparty_view(o.party, p.handle, p.name), e.available_after, e.seq)
+                                counterparty_view(o.party, p.handle, p.name, t.status), e.available_after, e.seq)
           FROM entries e
           JOIN wallets o ON o.id = CASE WHEN v_out THEN t.to_wallet ELSE t.from_wallet END
           LEFT JOIN people p ON p.id = o.person_id

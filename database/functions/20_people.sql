@@ -19,19 +19,32 @@ BEGIN
     RETURN greatest(1, ceil(extract(epoch FROM b.started_at - clock_timestamp()) + p_seconds));
 END $$;
 
+-- The budgets of an address, the same for known and unknown ones. They bound guessing and unasked mail, and are short, so
+-- that nobody can keep the owner out for long.
+--   sign_up: mails. verify: codes tried, across all sign-ups. log_in: passwords tried since the last right one.
+CREATE OR REPLACE FUNCTION spend_on_address(p_what text, p_email text) RETURNS integer LANGUAGE sql AS $$
+    SELECT spend(p_what || ':' || p_email, 1, CASE p_what WHEN 'sign_up' THEN 10 WHEN 'verify' THEN 30 ELSE 50 END,
+                 CASE p_what WHEN 'sign_up' THEN 3600 ELSE 900 END)
+$$;
+
 -- Records an attempt to sign up. Known and unknown addresses take the same steps; only the mail differs.
--- -> {"known": bool}
+-- -> {"outcome": "recorded", "known": bool} | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION sign_up(p_email text, p_name text, p_handles text[], p_password_hash text,
                                    p_code_hash bytea, p_code_seconds integer)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    v_wait integer := spend_on_address('sign_up', p_email);
 BEGIN
+    IF v_wait > 0 THEN
+        RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
+    END IF;
     INSERT INTO sign_ups (email, name, handles, password_hash, code_hash, expires_at)
     VALUES (p_email, p_name, p_handles, p_password_hash, p_code_hash, clock_timestamp() + make_interval(secs => p_code_seconds));
     -- Three live attempts for one address are enough for any honest person, and keep a guess unlikely.
     DELETE FROM sign_ups WHERE email = p_email
        AND id NOT IN (SELECT id FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 3);
-    RETURN json_build_object('known', EXISTS (SELECT FROM people WHERE email = p_email));
+    RETURN json_build_object('outcome', 'recorded', 'known', EXISTS (SELECT FROM people WHERE email = p_email));
 END $$;
 GRANT EXECUTE ON FUNCTION sign_up(text, text, text[], text, bytea, integer) TO okane_app;
 
@@ -48,7 +61,7 @@ $$;
 
 -- Proves an e-mail by its code: the person, their wallet and their first session come into being.
 -- Every wrong guess costs all live attempts of that address one of their five tries.
--- -> {"outcome": "verified", "person_id"} | {"outcome": "code_invalid"}
+-- -> {"outcome": "verified", "person_id"} | {"outcome": "code_invalid"} | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION verify_email(p_email text, p_code_hash bytea, p_currency text,
     p_session uuid, p_device text, p_refresh_hash bytea, p_idle_seconds integer, p_absolute_seconds integer)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
@@ -58,7 +71,11 @@ DECLARE
     attempt sign_ups;
     v_person uuid;
     v_handle text;
+    v_wait integer := spend_on_address('verify', p_email);
 BEGIN
+    IF v_wait > 0 THEN
+        RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
+    END IF;
     -- Lock every live attempt first, so that parallel guesses are counted one after another.
     FOR attempt IN SELECT * FROM sign_ups
                     WHERE email = p_email AND expires_at > clock_timestamp() AND tries < 5 ORDER BY id FOR UPDATE LOOP
@@ -85,19 +102,24 @@ BEGIN
 END $$;
 GRANT EXECUTE ON FUNCTION verify_email(text, bytea, text, uuid, text, bytea, integer, integer) TO okane_app;
 
--- What to check a password against: the person's, else the newest sign-up's that waits for its code.
--- -> {"person_id": uuid|null, "password_hash": str|null}
+-- What to check a password against: the person's, else the newest sign-up's that waits for its code. Counted before the
+-- password is tried, so that guesses side by side are bounded too.
+-- -> {"outcome": "found", "person_id": uuid|null, "password_hash": str|null} | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION find_credentials(p_email text)
-RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    p people;
+    v_wait integer := spend_on_address('log_in', p_email);
 BEGIN
-    RETURN (
-        SELECT json_build_object('person_id', p.id, 'password_hash', CASE WHEN p.id IS NULL THEN s.password_hash
-                                                                          ELSE p.password_hash END)
-          FROM (SELECT 1) one
-          LEFT JOIN people p ON p.email = p_email
-          LEFT JOIN LATERAL (SELECT password_hash FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 1) s ON true
-    );
+    IF v_wait > 0 THEN
+        RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
+    END IF;
+    SELECT * INTO p FROM people WHERE email = p_email;
+    IF NOT FOUND THEN
+        SELECT password_hash INTO p.password_hash FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 1;
+    END IF;
+    RETURN json_build_object('outcome', 'found', 'person_id', p.id, 'password_hash', p.password_hash);
 END $$;
 GRANT EXECUTE ON FUNCTION find_credentials(text) TO okane_app;
 
@@ -112,6 +134,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'credentials_invalid');
     END IF;
+    DELETE FROM budgets WHERE key = (SELECT 'log_in:' || email FROM people WHERE id = p_person);
     PERFORM start_session(p_person, p_session, p_device, p_refresh_hash, p_idle_seconds, p_absolute_seconds);
     RETURN json_build_object('outcome', 'signed_in');
 END $$;
@@ -194,14 +217,24 @@ EXCEPTION WHEN unique_violation THEN  -- people_handle_once: the only unique col
 END $$;
 GRANT EXECUTE ON FUNCTION change_profile(uuid, uuid, text, text) TO okane_app;
 
--- Asha Kumar -> As*** K.
-CREATE OR REPLACE FUNCTION mask_name(p_name text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT left(words[1], 2) || '***'
-        || CASE WHEN array_length(words, 1) > 1 THEN ' ' || left(words[array_length(words, 1)], 1) || '.' ELSE '' END
-      FROM (SELECT string_to_array(p_name, ' ') AS words) w
+-- What asking for a handle that nobody has costs, here and in make_transfer: ten times a hit, so that handles cannot be
+-- harvested. 300 points in five minutes are 300 recipients found, or 30 guesses that miss.
+CREATE OR REPLACE FUNCTION spend_on_recipients(p_person uuid, p_points integer) RETURNS integer LANGUAGE sql AS $$
+    SELECT spend('recipient:' || p_person, p_points, 300, 300)
 $$;
 
--- Who is behind a handle. A miss costs the asker ten times a hit, so that handles cannot be harvested.
+-- -> {"outcome": "recipient_not_found"} | {"outcome": "rate_limited", "retry_after": seconds}
+CREATE OR REPLACE FUNCTION recipient_missed(p_person uuid) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    v_wait integer := spend_on_recipients(p_person, 10);
+BEGIN
+    IF v_wait > 0 THEN
+        RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
+    END IF;
+    RETURN json_build_object('outcome', 'recipient_not_found');
+END $$;
+
+-- Who is behind a handle.
 -- -> {"outcome": "found", "recipient": {"handle", "name"}} | {"outcome": "recipient_not_found" | "session_ended"}
 --  | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION find_recipient(p_person uuid, p_session uuid, p_handle text)
@@ -215,12 +248,12 @@ BEGIN
         RETURN json_build_object('outcome', 'session_ended');
     END IF;
     SELECT name INTO v_name FROM people WHERE handle = p_handle;
-    -- 300 points in five minutes: 300 recipients found, or 30 guesses that miss.
-    v_wait := spend('recipient:' || p_person, CASE WHEN v_name IS NULL THEN 10 ELSE 1 END, 300, 300);
+    IF NOT FOUND THEN
+        RETURN recipient_missed(p_person);
+    END IF;
+    v_wait := spend_on_recipients(p_person, 1);
     IF v_wait > 0 THEN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
-    ELSIF v_name IS NULL THEN
-        RETURN json_build_object('outcome', 'recipient_not_found');
     END IF;
     RETURN json_build_object('outcome', 'found',
         'recipient', json_build_object('handle', p_handle, 'name', mask_name(v_name)));

@@ -37,6 +37,7 @@ END $$;
 -- Moves money from one person to another at once, or records why not.
 -- -> {"outcome": "made" | "replayed", "transaction": {...}, "changed": [{"person_id", "wallet"}]}
 --  | {"outcome": "session_ended" | "idempotency_key_reused" | "recipient_not_found" | "self_transfer" | "currency_mismatch"}
+--  | {"outcome": "rate_limited", "retry_after": seconds}: too many handles that nobody has
 CREATE OR REPLACE FUNCTION make_transfer(p_person uuid, p_session uuid, p_id uuid, p_to text, p_amount bigint,
                                          p_currency text, p_note text)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
@@ -71,7 +72,7 @@ BEGIN
     ELSIF t.id IS NOT NULL THEN
         RETURN replay(t, t.from_wallet, p_to, p_amount, p_currency, p_note);
     ELSIF recipient.id IS NULL THEN
-        RETURN json_build_object('outcome', 'recipient_not_found');
+        RETURN recipient_missed(p_person);
     ELSIF recipient.id = p_person THEN
         RETURN json_build_object('outcome', 'self_transfer');
     ELSIF payer.id IS NULL OR payee.id IS NULL THEN
@@ -102,7 +103,7 @@ BEGIN
         payee := write_entry(payee, p_id, true, t.created_at, p_amount, 0);
     END IF;
     RETURN json_build_object('outcome', 'made',
-        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_to, recipient.name), payer.available,
+        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_to, recipient.name, t.status), payer.available,
                                         payer.version),
         'changed', CASE t.status WHEN 'Success' THEN json_build_array(change_view(payer), change_view(payee))
                                  ELSE json_build_array(change_view(payer)) END);

@@ -19,19 +19,19 @@ BEGIN
         v_remark := 'unknown reference';
     ELSIF t.kind <> 'deposit' OR t.kind::text <> split_part(e.type, '.', 1) OR t.asked <> e.bank THEN
         v_remark := 'the reference is not a transfer of this kind with this bank';
+    ELSIF t.status <> 'Processing' AND NOT v_succeeded THEN
+        v_status := 'duplicate';
+        v_remark := 'failure after the end';
     ELSIF (t.amount, t.currency) IS DISTINCT FROM (e.amount, e.currency) THEN
         v_remark := 'the amount or the currency differs from what was asked for';
-    ELSIF t.status = 'Processing' THEN
+    ELSIF t.status <> 'Processing' THEN
+        v_remark := CASE t.status WHEN 'Failure' THEN 'success after failure' ELSE 'a second payment' END;
+    ELSE
         v_remark := settle_deposit(t.id, v_succeeded);
         IF v_remark IS NULL THEN
             v_status := 'processed';
             v_settled := clock_timestamp();
         END IF;
-    ELSIF v_succeeded THEN
-        v_remark := CASE t.status WHEN 'Failure' THEN 'success after failure' ELSE 'a second payment' END;
-    ELSE
-        v_status := 'duplicate';
-        v_remark := 'failure after the end';
     END IF;
     UPDATE bank_events SET status = v_status, remark = v_remark, settled_at = v_settled
      WHERE bank = e.bank AND webhook_id = e.webhook_id;

@@ -22,7 +22,7 @@ CREATE TABLE people (
 CREATE INDEX people_recently_active ON people (active_at DESC, id DESC);
 
 -- A sign-up that has not proved its e-mail. Each attempt keeps its own name, password and code, so that a stranger
--- who signs up with somebody's address cannot put their password behind the code that its owner enters.
+-- who signs up with somebody's address cannot put their password behind the code of the owner's own sign-up.
 CREATE TABLE sign_ups (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     email         text NOT NULL,

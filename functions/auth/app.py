@@ -19,16 +19,9 @@ from okane_common.api import Response
 tokens.can_sign()
 
 PUBLIC = frozenset(
-    {
-        "POST /v1/auth/register",
-        "POST /v1/auth/verify",
-        "POST /v1/auth/login",
-        "POST /v1/auth/refresh",
-        "GET /.well-known/jwks.json",
-        "GET /.well-known/openid-configuration",
-        "GET /openapi.json",
-        "GET /v1/health",
-    }
+    {f"POST /v1/auth/{call}" for call in ("register", "verify", "login", "refresh")}
+    | {f"GET /.well-known/{document}" for document in ("jwks.json", "openid-configuration")}
+    | {"GET /openapi.json", "GET /v1/health"}
 )
 app = api.Api(tokens.authenticate, public=PUBLIC)
 
@@ -82,18 +75,18 @@ class ProfileChange(models.Body):
         return self
 
 
-@app.route("POST", "/v1/auth/register", "Sign up; a code is mailed", status=202)
+@app.route("POST", "/v1/auth/register", "Sign up; a code is mailed", "rate_limited", status=202)
 def register(body: Annotated[SignUp, api.Body()]) -> Response[models.Message]:
     people.sign_up(body.email, body.password, body.name)
     return api.answer(models.Message, {"message": "Enter the code that was mailed to the address."}, status=202)
 
 
-@app.route("POST", "/v1/auth/verify", "Prove the e-mail address and sign in", "code_invalid")
+@app.route("POST", "/v1/auth/verify", "Prove the e-mail address and sign in", "code_invalid", "rate_limited")
 def verify(body: Annotated[Verification, api.Body()]) -> Response[models.Tokens]:
     return _signed_in(people.verify(body.email, body.code, _device()))
 
 
-@app.route("POST", "/v1/auth/login", "Sign in", "credentials_invalid", "email_unverified")
+@app.route("POST", "/v1/auth/login", "Sign in", "credentials_invalid", "email_unverified", "rate_limited")
 def log_in(body: Annotated[LogIn, api.Body()]) -> Response[models.Tokens]:
     return _signed_in(people.log_in(body.email, body.password, _device()))
 

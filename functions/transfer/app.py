@@ -42,6 +42,7 @@ def find_recipient(handle: Annotated[str, api.Path(examples=["ravi"])]) -> Respo
     "idempotency_key_invalid",
     "idempotency_key_reused",
     "recipient_not_found",
+    "rate_limited",
     "self_transfer",
     "currency_mismatch",
     "insufficient_funds",

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
@@ -18,7 +19,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Path, Query
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
 from okane_common import aws, database, settings
 from okane_common.caller import Caller
@@ -45,10 +46,23 @@ def _whole_number(text: object) -> object:
     raise ValueError("a whole number in digits is expected")
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)  # Postgres takes no offset of sixteen hours, and equal times are to look equal
+    except OverflowError:
+        raise ValueError("a time between the years 1 and 9999 is expected") from None
+
+
 def _rfc_3339(text: object) -> object:
     if isinstance(text, str) and re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}T", text):
         return text
     raise ValueError("a time such as 2026-11-23T10:00:00Z is expected")  # pydantic would also take Unix time
+
+
+def _plain_uuid(text: object) -> object:
+    if isinstance(text, str) and re.fullmatch("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", text):
+        return text
+    raise ValueError("a UUID is expected")
 
 
 IdempotencyKey = Annotated[
@@ -67,8 +81,8 @@ MinVersion = Annotated[
     Query(description="The answer is never older than this version of the wallet"),
 ]
 Limit = Annotated[int, Ge(1), Le(100), BeforeValidator(_whole_number), Query(description="Lines on a page")]
-Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
-Id = Annotated[uuid.UUID, Path(description="A transaction's id")]
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+Id = Annotated[uuid.UUID, BeforeValidator(_plain_uuid), Path(description="A transaction's id")]
 CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
 
 
@@ -124,6 +138,22 @@ class Api:
         """Answer one HTTP API event (payload format 2.0)."""
         started = time.monotonic()
         logger.set_correlation_id(event["requestContext"]["requestId"])
+        status = HTTPStatus.INTERNAL_SERVER_ERROR.value  # API Gateway's answer, should a bug get out of here
+        try:
+            answer = self._answer(event, context)
+            status = answer["statusCode"]
+            return answer
+        finally:
+            logger.info(
+                "request",
+                extra={
+                    "route": event["routeKey"],
+                    "status": status,
+                    "ms": round((time.monotonic() - started) * 1000, 1),
+                },
+            )
+
+    def _answer(self, event: Event, context: Any) -> dict[str, Any]:
         try:
             self._event = event
             take_body(event)
@@ -138,14 +168,6 @@ class Api:
             "X-Request-Id": event["requestContext"]["requestId"],
             **answer.get("headers", {}),
         }
-        logger.info(
-            "request",
-            extra={
-                "route": event["routeKey"],
-                "status": answer["statusCode"],
-                "ms": round((time.monotonic() - started) * 1000, 1),
-            },
-        )
         return answer
 
     @property

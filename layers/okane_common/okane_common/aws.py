@@ -1,7 +1,7 @@
 """The AWS services that the functions call, all through boto3, which the managed runtime brings.
 
 boto3 takes 350 ms of CPU to import, so it is imported inside the calls: a request that needs none of this pays nothing.
-Every client has short timeouts and at most one retry, so that a call cannot outlive its request.
+Every client has short timeouts and no retry, so that a call cannot outlive its request.
 """
 
 import functools
@@ -26,7 +26,7 @@ def _client(service: str) -> Any:
         config=Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
-            retries={"total_max_attempts": 2, "mode": "standard"},
+            retries={"total_max_attempts": 1, "mode": "standard"},
         ),
     )
 

@@ -3,12 +3,13 @@
 What makes a cached value safe to show:
 
 * it carries its version, and one script compares and sets: an older value can never replace a newer one;
-* it is sealed over its key, version and content: what somebody else wrote there is a miss, not an answer;
+* it is sealed over its key, version, end and content: what somebody else wrote there, or kept for later, is a miss;
 * it is shown only beside a sealed sign that the session lives, and ending a session outranks that sign;
 * a reader who has seen version N asks for `min_version=N`.
 
 Redis decides nothing about money, so every failure here is a miss. A request spends at most BUDGET_SECONDS on it; after a
-failure the cache is left alone for BREAK_SECONDS. One request reads with one command and writes with one command.
+failure reads leave the cache alone for BREAK_SECONDS, and writes, which would leave something old behind, ask briefly. One
+request reads with one command and writes with one command.
 """
 
 import base64
@@ -30,6 +31,7 @@ from okane_common.upstash import Failed, Upstash
 BUDGET_SECONDS = 0.150  # for everything a request asks of Redis
 WARMER_SECONDS = 2.0  # the warmer has nobody waiting
 BREAK_SECONDS = 2.0
+INSIST_SECONDS = 0.050  # what a write may still ask for while reads leave the cache alone
 VALUE_SECONDS = 120  # how long a value is kept, give or take a fifth so that they do not end together
 PAGE_LIMIT = 25  # the first history page that is kept
 
@@ -49,7 +51,10 @@ for i, key in ipairs(KEYS) do
   end
   local current = found and tonumber(string.match(found, '^(%d+)[.]'))
   if not current or current <= tonumber(version) or string.match(found, '^%d+[.][A-Za-z0-9+/=]*') == unbelieved then
-    redis.call('SET', key, value, 'PX', ms)
+    local done = redis.pcall('SET', key, value, 'PX', ms)
+    if type(done) == 'table' and done.err then
+      redis.call('DEL', key)
+    end
   end
 end
 return #KEYS
@@ -109,8 +114,10 @@ class _Cache:
         """The answer to one command within `seconds`, or None. One that is carried out too late does no harm: every
         write compares versions. insist: ask also where Redis was out of reach a moment ago.
         """
-        if time.monotonic() < self._closed_until and not insist:
-            return None
+        if time.monotonic() < self._closed_until:
+            if not insist:
+                return None
+            seconds = min(seconds, INSIST_SECONDS)
         try:
             return self._redis.execute(command, seconds)
         except Failed as failure:
@@ -164,12 +171,12 @@ def publish(changed: Iterable[Mapping[str, Any]]) -> None:
         owner, currency, version = one["person_id"], wallet["currency"], wallet["version"]
         entries.append(Entry(wallet_key(owner, currency), version, wallet))
         entries.append(Entry(history_key(owner, currency), version, None))
-    _store(entries, BUDGET_SECONDS, {})
+    _store(entries, BUDGET_SECONDS, {}, insist=True)
 
 
 def publish_profile(person_id: uuid.UUID, version: int, profile: Mapping[str, Any]) -> None:
     """After a change of the profile. One Redis request."""
-    _store([Entry(profile_key(person_id), version, profile)], BUDGET_SECONDS, {})
+    _store([Entry(profile_key(person_id), version, profile)], BUDGET_SECONDS, {}, insist=True)
 
 
 def start_session(caller: Caller) -> None:
@@ -202,7 +209,7 @@ def _store(entries: list[Entry], seconds: float, unbelieved: Mapping[str, str], 
         lifetime = entry.seconds * random.uniform(0.8, 1.2) if entry.seconds == VALUE_SECONDS else entry.seconds  # noqa: S311 - jitter is no secret
         arguments += [
             str(entry.version),
-            _close(entry),
+            _close(entry, time.time() + lifetime),
             str(int(lifetime * 1000)),
             unbelieved.get(entry.key, ""),
         ]
@@ -211,11 +218,12 @@ def _store(entries: list[Entry], seconds: float, unbelieved: Mapping[str, str], 
     return _cache.execute(command, seconds, insist=insist) is not None
 
 
-def _close(entry: Entry) -> str:
-    """`<version>.<seal>.<JSON>`: the script reads the version, readers check the seal over all three and the key."""
+def _close(entry: Entry, ends_at: float) -> str:
+    """`<version>.<seal>.<end, Unix seconds>.<JSON>`: the script reads the version, readers check the seal."""
     content = json.dumps(entry.content, separators=(",", ":"), ensure_ascii=False)
-    mark = _SEAL.mark(entry.key, str(entry.version), content)[:_MARK_BYTES]
-    return f"{entry.version}.{base64.b64encode(mark).decode()}.{content}"
+    end = str(int(ends_at))
+    mark = _SEAL.mark(entry.key, str(entry.version), end, content)[:_MARK_BYTES]
+    return f"{entry.version}.{base64.b64encode(mark).decode()}.{end}.{content}"
 
 
 def _claim(raw: str) -> str:
@@ -225,12 +233,10 @@ def _claim(raw: str) -> str:
 
 
 def _open(key: str, raw: str) -> tuple[int, dict[str, Any] | None] | None:
-    """The version and content of a value that is ours for this key, else None."""
-    version, _, rest = raw.partition(".")
-    mark, _, content = rest.partition(".")
+    """The version and content of a value that is ours for this key and has not ended, else None."""
+    version, mark, end, content = (*raw.split(".", 3), "", "", "")[:4]
     try:
-        if not _SEAL.fits(base64.b64decode(mark, validate=True), key, version, content):
-            return None
+        ours = _SEAL.fits(base64.b64decode(mark, validate=True), key, version, end, content)
     except ValueError:
         return None
-    return int(version), json.loads(content)
+    return (int(version), json.loads(content)) if ours and time.time() <= int(end) else None

@@ -16,8 +16,8 @@ from psycopg.types.json import Json
 
 from okane_common import settings
 
-DEADLINE_SECONDS = 6.0  # connecting, waiting and answering together; a request has 10
-CONNECT_SECONDS = 3  # of these, at most
+DEADLINE_SECONDS = 4.0  # connecting, waiting and answering together; a request has 10 and makes two calls at most
+CONNECT_SECONDS = 2  # of these, at most
 STALE_SECONDS = 30.0  # an idle connection older than this is asked before it is trusted
 PING_SECONDS = 1.0
 
@@ -26,6 +26,10 @@ _URL = settings.secret("DATABASE_URL")
 
 class Unavailable(Exception):
     """Postgres could not be reached, or did not answer in time. Nothing is known to have happened."""
+
+
+class DatabaseBug(Exception):
+    """A call that the database could not carry out: a bug here, or a database that is not migrated. It carries no data."""
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -58,9 +62,11 @@ class _Database:
             # The second: a failover has made this server a replica. A new connection finds the new primary.
             self._drop()
             raise Unavailable(type(error).__name__) from error
-        except psycopg.Error:
-            self._drop()  # a bug, or a database that is not migrated: start from a clean connection
-            raise
+        except psycopg.Error as error:
+            self._drop()  # start from a clean connection
+            # Not the error itself: the server's detail shows the row that failed, and with it whatever is in it.
+            constraint = error.diag.constraint_name
+            raise DatabaseBug(f"{type(error).__name__} {error.sqlstate} {constraint or ''} in {function}") from None
         self._used_at = time.monotonic()
         answer: dict[str, Any] = result
         return answer
@@ -109,7 +115,7 @@ def call(function: str, *arguments: Any) -> dict[str, Any]:
     """Call one function of the schema okane in one round trip and return its JSON object.
 
     Raises Unavailable when Postgres cannot be reached or has not answered within DEADLINE_SECONDS; a lock that is not
-    had in time (`lock_timeout`) counts as that. Any other psycopg.Error is a bug and is left to show itself.
+    had in time (`lock_timeout`) counts as that. Raises DatabaseBug, which is left to show itself, for anything else.
     """
     return _database.call(function, *arguments)
 

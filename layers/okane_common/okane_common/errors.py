@@ -7,7 +7,7 @@
 The code is the contract. The detail is for people and never carries a secret, a query or anybody's data but the caller's.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Code(NamedTuple):
@@ -82,6 +82,16 @@ class Refusal(Exception):
 def refuse(outcome: str) -> Refusal:
     """The refusal for a database function's outcome that has nothing more to say than its code."""
     return Refusal(outcome, DETAILS[outcome])
+
+
+def accept(result: dict[str, Any]) -> dict[str, Any]:
+    """What a database function returned, unless its outcome is a code: then raises that Refusal."""
+    outcome = result["outcome"]
+    if outcome == "rate_limited":
+        raise Refusal(outcome, "Wait before the next request.", retry_after=int(result["retry_after"]))
+    if outcome in CODES:
+        raise refuse(outcome)
+    return result
 
 
 DETAILS = {

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from okane_common import database, ids, pages
 from okane_common.caller import Caller
-from okane_common.errors import Refusal, refuse
+from okane_common.errors import accept, refuse
 
 PAYMENT_SECONDS = 30 * 60  # how long a bank's payment page stays open
 
@@ -21,19 +21,14 @@ Result = dict[str, Any]
 
 def _call(function: str, *arguments: Any) -> Result:
     """Raises the Refusal for an outcome that is one; database.Unavailable."""
-    result = database.call(function, *arguments)
-    if result["outcome"] not in ("made", "replayed", "found"):
-        if result["outcome"] == "rate_limited":
-            raise Refusal("rate_limited", "Wait before the next request.", retry_after=int(result["retry_after"]))
-        raise refuse(result["outcome"])
-    return result
+    return accept(database.call(function, *arguments))
 
 
 def make_transfer(caller: Caller, key: str, to: str, amount: int, currency: str, note: str | None) -> Result:
     """Move `amount` minor units to the person with the handle `to` at once, or record why not.
 
-    Raises Refusal: session_ended, idempotency_key_reused, recipient_not_found, self_transfer, currency_mismatch. A lack of
-    money is not raised: it is recorded, as a transaction in Failure.
+    Raises Refusal: session_ended, idempotency_key_reused, recipient_not_found, rate_limited (too many of these),
+    self_transfer, currency_mismatch. A lack of money is not raised: it is recorded, as a transaction in Failure.
     """
     transfer_id = ids.transfer_id(caller.person_id, "POST /v1/transfers", key)
     return _call("make_transfer", *caller, transfer_id, to, amount, currency, note)

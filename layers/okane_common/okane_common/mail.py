@@ -12,7 +12,8 @@ def send_code(to: str, code: str, minutes: int) -> None:
         to,
         "Your OKANE code",
         f"Your code is {code}. It is valid for {minutes} minutes and can be used once.\n\n"
-        "Enter it only where you signed up yourself. If you did not sign up, ignore this mail.\n",
+        "Enter it only if you have just signed up yourself: it belongs to the password that was chosen then. Every sign-up\n"
+        "has a code of its own. If you did not sign up, ignore this mail.\n",
     )
 
 

@@ -1,8 +1,9 @@
 """The shapes of the HTTP contract: what bodies must look like, and exactly which fields answers carry."""
 
+import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from okane_common.money import Currency
 
@@ -14,13 +15,26 @@ Timestamp = Annotated[
         examples=["2026-11-23T10:00:00.000Z"],
     ),
 ]
-# Any visible text in one line: no control characters, so that nothing is hidden in a name or a mail header.
+
+
+def _visible(text: str) -> str:
+    """Raises ValueError for characters that hide or turn something: controls, line ends, text direction, no-width spaces."""
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind in HIDDEN_KINDS and character not in JOINERS:
+            raise ValueError(f"U+{ord(character):04X} cannot be seen")
+    return text
+
+
+HIDDEN_KINDS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+JOINERS = "\u200c\u200d"  # many scripts and emoji are written with them
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 Name = Annotated[
     str,
     Field(min_length=1, max_length=80, pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$"),
+    AfterValidator(_visible),
 ]
-Note = Annotated[str, Field(min_length=1, max_length=140, pattern=NO_CONTROLS)]
+Note = Annotated[str, Field(min_length=1, max_length=140, pattern=NO_CONTROLS), AfterValidator(_visible)]
 Handle = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{2,29}$", examples=["asha"])]
 Money = Annotated[int, Field(description="Minor units of the currency")]
 

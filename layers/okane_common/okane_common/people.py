@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from okane_common import database, mail, money, passwords, tokens
 from okane_common.caller import ACCESS_SECONDS, Caller
-from okane_common.errors import DETAILS, Refusal, refuse
+from okane_common.errors import DETAILS, Refusal, accept, refuse
 from okane_common.seals import Seal, fingerprint
 
 CODE_SECONDS = 10 * 60
@@ -57,61 +57,61 @@ class Reused(Refusal):
 def sign_up(email: str, password: str, name: str) -> None:
     """Record the attempt and mail a code to the address, or, if it has an account, a note that it has.
 
-    Both take the same steps, so that nobody learns from the answer who is here. Raises Refusal(validation_failed) for a
-    password that is too common, database.Unavailable, aws.AwsError when the mail could not be sent.
+    Both take the same steps, so that nobody learns from the answer who is here. Raises Refusal: validation_failed for a
+    password that is too common, rate_limited; database.Unavailable, aws.AwsError when the mail could not be sent.
     """
     _refuse_common(password)
     code = f"{secrets.randbelow(1_000_000):06}"
     password_hash = passwords.hash_password(password)
-    known = database.call("sign_up", email, name, _handles(name), password_hash, _code_hash(email, code), CODE_SECONDS)[
-        "known"
-    ]
-    if known:
+    recorded = accept(
+        database.call("sign_up", email, name, _handles(name), password_hash, _code_hash(email, code), CODE_SECONDS)
+    )
+    if recorded["known"]:
         mail.send_already_registered(email)
     else:
         mail.send_code(email, code, CODE_SECONDS // 60)
 
 
 def verify(email: str, code: str, device: str) -> Session:
-    """Turn a sign-up into a person with a wallet and a first session. Raises Refusal(code_invalid)."""
+    """Turn a sign-up into a person with a wallet and a first session. Raises Refusal: code_invalid, rate_limited."""
     session_id, refresh = uuid.uuid4(), secrets.token_bytes(REFRESH_BYTES)
-    result = database.call(
-        "verify_email",
-        email,
-        _code_hash(email, code),
-        money.DEFAULT_CURRENCY,
-        session_id,
-        device,
-        fingerprint(refresh),
-        REFRESH_IDLE_SECONDS,
-        REFRESH_ABSOLUTE_SECONDS,
+    result = accept(
+        database.call(
+            "verify_email",
+            email,
+            _code_hash(email, code),
+            money.DEFAULT_CURRENCY,
+            session_id,
+            device,
+            fingerprint(refresh),
+            REFRESH_IDLE_SECONDS,
+            REFRESH_ABSOLUTE_SECONDS,
+        )
     )
-    if result["outcome"] != "verified":
-        raise refuse("code_invalid")
     return Session(Caller(uuid.UUID(result["person_id"]), session_id), _token(refresh), REFRESH_IDLE_SECONDS)
 
 
 def log_in(email: str, password: str, device: str) -> Session:
-    """Start a session. Raises Refusal: credentials_invalid; email_unverified, only when the password is right."""
-    known = database.call("find_credentials", email)
+    """Start a session. Raises Refusal: credentials_invalid, rate_limited; email_unverified, only for a right password."""
+    known = accept(database.call("find_credentials", email))
     if not passwords.matches(password, known["password_hash"]):
         raise refuse("credentials_invalid")
     if known["person_id"] is None:
         raise Refusal("email_unverified", "Enter the code that was mailed to you, or sign up again for a new one.")
     caller = Caller(uuid.UUID(known["person_id"]), uuid.uuid4())
     refresh = secrets.token_bytes(REFRESH_BYTES)
-    result = database.call(
-        "sign_in",
-        caller.person_id,
-        known["password_hash"],
-        caller.session_id,
-        device,
-        fingerprint(refresh),
-        REFRESH_IDLE_SECONDS,
-        REFRESH_ABSOLUTE_SECONDS,
+    accept(
+        database.call(
+            "sign_in",
+            caller.person_id,
+            known["password_hash"],
+            caller.session_id,
+            device,
+            fingerprint(refresh),
+            REFRESH_IDLE_SECONDS,
+            REFRESH_ABSOLUTE_SECONDS,
+        )
     )
-    if result["outcome"] != "signed_in":
-        raise refuse("credentials_invalid")
     return Session(caller, _token(refresh), REFRESH_IDLE_SECONDS)
 
 
@@ -122,16 +122,16 @@ def refresh(token: str) -> Session:
     """
     old = _token_bytes(token)
     new = secrets.token_bytes(REFRESH_BYTES)
-    result = database.call(
-        "rotate_refresh",
-        fingerprint(old),
-        fingerprint(new),
-        _masked(new, old),
-        REFRESH_IDLE_SECONDS,
-        REFRESH_GRACE_SECONDS,
+    result = accept(
+        database.call(
+            "rotate_refresh",
+            fingerprint(old),
+            fingerprint(new),
+            _masked(new, old),
+            REFRESH_IDLE_SECONDS,
+            REFRESH_GRACE_SECONDS,
+        )
     )
-    if "session_id" not in result:
-        raise refuse(result["outcome"])
     caller = Caller(uuid.UUID(result["person_id"]), uuid.UUID(result["session_id"]))
     if result["outcome"] == "session_reused":
         raise Reused(caller)
@@ -141,24 +141,17 @@ def refresh(token: str) -> Session:
 
 def log_out(caller: Caller) -> None:
     """End this session. Raises Refusal(session_ended) if it had ended already."""
-    if database.call("end_session", *caller)["outcome"] != "ended":
-        raise refuse("session_ended")
+    accept(database.call("end_session", *caller))
 
 
 def read_profile(caller: Caller) -> dict[str, Any]:
     """-> `{"version", "profile"}`. Raises Refusal(session_ended)."""
-    result = database.call("read_profile", *caller)
-    if result["outcome"] != "found":
-        raise refuse(result["outcome"])
-    return result
+    return accept(database.call("read_profile", *caller))
 
 
 def change_profile(caller: Caller, name: str | None, handle: str | None) -> dict[str, Any]:
     """Change what is not None. -> `{"version", "profile"}`. Raises Refusal: session_ended, handle_taken."""
-    result = database.call("change_profile", *caller, name, handle)
-    if result["outcome"] != "found":
-        raise refuse(result["outcome"])
-    return result
+    return accept(database.call("change_profile", *caller, name, handle))
 
 
 def _refuse_common(password: str) -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="the state folder of the running platform")
     try:
         tell(Story(parser.parse_args(arguments).data))
-    except (DeviationError, StateError, httpx.HTTPError) as error:
+    except (StateError, httpx.ConnectError) as error:
+        print(f"okane: {error}; start a platform with ./okane up in another terminal", file=sys.stderr)
+        return 1
+    except (DeviationError, httpx.HTTPError) as error:
         print(f"\nDeviation: {error}")
         return 1
     print("\nEverything went as it must.")

@@ -140,7 +140,7 @@ def read_endpoints(folder: Path) -> Endpoints:
     try:
         return Endpoints(**json.loads((folder / "endpoints.json").read_text()))
     except FileNotFoundError:
-        raise StateError(f"no platform is running on {folder}; start one with ./okane up") from None
+        raise StateError(f"no platform is running on {folder}") from None
 
 
 def _write(path: Path, value: object) -> None:

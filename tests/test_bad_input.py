@@ -163,7 +163,7 @@ def test_fields_of_the_wrong_type(stage: Stage, name: str) -> None:
         ("change_me", "handle", "аsha", 422, "validation_failed"),  # noqa: RUF001 - Cyrillic on purpose
         ("change_me", "handle", "a" * 31, 422, "validation_failed"),
         ("change_me", "name", "a\u202eb", 422, "validation_failed"),
-        ("change_me", "name", "a\u200db", 422, "validation_failed"),
+        ("change_me", "name", "a\u200bb", 422, "validation_failed"),
         ("change_me", "name", "a\u2028b", 422, "validation_failed"),
         ("transfer", "note", "a\u202eb", 422, "validation_failed"),
         ("open_wallet", "currency", "inr", 422, "validation_failed"),
@@ -385,7 +385,7 @@ def test_sql_in_every_text_is_only_text(stage: Stage) -> None:
 
 # The same examples in every run: what fails here fails everywhere.
 found_by_itself = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 any_text = some.text(some.characters(exclude_categories=[]), max_size=20)  # halves of surrogate pairs included
 any_json = some.recursive(

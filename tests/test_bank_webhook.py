@@ -117,6 +117,10 @@ def test_the_same_movement_under_another_id(api: CheckedApi, asha: Person, hdfc:
     assert hdfc.tell(event(second["id"], 70, bank_reference=reference)) == "duplicate"
     assert balance(api, asha) == before + 70
     assert read(api, asha, second["id"])["status"] == "Processing"
+    # It may be money without a deposit, so it is kept for a person, other than what was said twice.
+    url = api.endpoints.database_url
+    assert [status for _, status, _ in stored(url, first["id"])] == ["processed", "duplicate"]
+    assert [status for _, status, _ in stored(url, second["id"])] == ["quarantined"]
     # Another bank's movement of the same name is another movement.
     axis = Bank(api, "axis")
     assert axis.tell(event(api.intend(asha, 70, bank="axis")["id"], 70, bank_reference=reference)) == "processed"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import valkey
 
 from tests.support.api import Person
 from tests.support.bank import Bank, event
@@ -110,6 +111,30 @@ def test_hung_costs_one_request_its_time_and_not_every_one(stand: Stand, asha: P
         stand.valkey.process.send_signal(signal.SIGCONT)
     assert 1 <= tries <= 1 + taken / BREAK_SECONDS
     stand.warm(asha, WALLET)
+
+
+def test_full(stand: Stand, asha: Person, ravi: Person) -> None:
+    """A Redis that takes no write and still gives out what it has: nothing old may stay behind a write."""
+    stand.warm(asha)
+    stand.warm(ravi)
+    login = {"email": ravi.email, "password": ravi.password}
+    leaving = Person(
+        **{**vars(ravi), "token": stand.api.call("POST", "/v1/auth/login", json=login).json()["access_token"]}
+    )
+    stand.warm(leaving)
+    with valkey.from_url(stand.valkey.url) as server:
+        server.config_set("maxmemory-policy", "noeviction")
+        server.config_set("maxmemory", 1)
+        stand.transfer(asha, ravi)
+        for person in (asha, ravi):
+            for path in (WALLET, HISTORY):
+                stand.read(person, path)  # compares with the database
+        assert stand.api.call("POST", "/v1/auth/logout", token=leaving.token).status_code == 204
+        for path in PATHS:
+            left = stand.api.call("GET", path, token=leaving.token)
+            assert (left.status_code, left.json()["code"]) == (401, "session_ended")
+        server.config_set("maxmemory", "64mb")
+    stand.warm(asha)
 
 
 def test_wiped(stand: Stand, asha: Person) -> None:

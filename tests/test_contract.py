@@ -357,6 +357,7 @@ def test_a_refused_payment_is_recorded_for_its_sender_alone(api: CheckedApi) -> 
     recorded = api.call("GET", f"/v1/transactions/{problem['transaction_id']}", token=payer.token).json()
     assert (recorded["status"], recorded["failure"]["code"]) == ("Failure", "insufficient_funds")
     assert (recorded["balance_after"], recorded["captured_amount"]) == (100, None)
+    assert recorded["counterparty"] == {"handle": payee.handle, "name": "Ra***"}, "no way around the mask"
     page = api.call("GET", "/v1/wallets/INR/transactions", token=payer.token).json()
     assert page["data"][0] == recorded
     assert api.call("GET", "/v1/wallets/INR/transactions", token=payee.token).json()["data"] == []
@@ -418,6 +419,17 @@ def test_recipients_are_masked_and_guessing_is_dear(api: CheckedApi, asha: Perso
     friend = api.sign_up("Friend")
     hits = [api.call("GET", f"/v1/recipients/{asha.handle}", token=friend.token) for _ in range(misses + 5)]
     assert {answer.status_code for answer in hits} == {200}
+
+
+def test_paying_nobody_is_guessing_too(api: CheckedApi, asha: Person) -> None:
+    guesser = api.sign_up("Guesser")
+    body = {"to": "@nobody_at_all", "amount": 1, "currency": "INR"}
+    missed = 0
+    while (answer := api.call("POST", "/v1/transfers", json=body, token=guesser.token, key=key())).status_code == 404:
+        missed += 1
+        assert missed <= 30
+    refused(answer, 429, "rate_limited")
+    refused(api.call("GET", f"/v1/recipients/{asha.handle}", token=guesser.token), 429, "rate_limited")
 
 
 def test_the_budget_for_guesses_comes_back(api: CheckedApi, platform: Platform, asha: Person) -> None:

@@ -25,10 +25,15 @@ ROUNDS = 15  # in the database, where a round takes milliseconds
 
 @pytest.fixture(autouse=True)
 def sound_books(database: Database) -> Iterator[None]:
-    """After every race the books add up, and nobody was ever in a deadlock."""
+    """After every race the books add up, time runs the way versions do, and nobody was ever in a deadlock."""
     yield
     assert check_books(database.url) == []
+    backwards = (
+        "SELECT * FROM (SELECT created_at < lag(created_at) OVER (PARTITION BY wallet_id ORDER BY seq) AS earlier"
+        " FROM okane.entries) e WHERE earlier"
+    )
     with psycopg.connect(database.url) as owner:
+        assert not owner.execute(backwards.encode()).fetchall()
         counted = owner.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
     assert counted == (0,)
 

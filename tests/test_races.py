@@ -1,5 +1,6 @@
 """Twenty at once, for everything that only one may win: through HTTP, and closer together in the database functions."""
 
+import itertools
 import json
 import secrets
 import threading
@@ -186,6 +187,31 @@ def test_same_movement_for_two_deposits_is_credited_once(crowd: list[Ledger]) ->
     for answers in rounds:
         assert Counter(answers) == {"processed": 1, "duplicate": CROWD - 1}
     assert sum(ledger.wallet(payee)["available"] for payee in payees) == 10 * ROUNDS
+
+
+def test_deposits_of_one_person_over_one_stripe_never_deadlock(crowd: list[Ledger]) -> None:
+    """Half of them settled by their event, half opened when their event waits already: each locks both rows."""
+    ledger = crowd[0]
+    payee = ledger.person("asha")
+    numbers = (f"key-{number:05}" for number in itertools.count())
+    names = ((key, ids.transfer_id(payee.person, DEPOSIT, key)) for key in numbers)
+    on_one = ((key, name) for key, name in names if name.bytes[0] % 16 == 0)
+    turns = [list(itertools.islice(on_one, CROWD)) for _ in range(ROUNDS)]
+    for turn in turns:
+        for key, _ in turn[::2]:
+            assert ledger.intend(payee, key, 10)["outcome"] == "made"
+        for _, name in turn[1::2]:
+            assert ledger.event(name, 10)["status"] == "parked"
+
+    def settle(own: Ledger, number: int, turn: int) -> str:
+        key, name = turns[turn][number]
+        if number % 2:
+            return str(own.intend(payee, key, 10)["transaction"]["status"])
+        return str(own.event(name, 10)["status"])
+
+    for answers in in_rounds(crowd, settle):
+        assert Counter(answers) == {"Success": CROWD // 2, "processed": CROWD // 2}
+    assert ledger.wallet(payee)["available"] == 10 * CROWD * ROUNDS
 
 
 def test_intent_and_its_event_do_not_miss_each_other(crowd: list[Ledger]) -> None:

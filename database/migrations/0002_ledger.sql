@@ -80,6 +80,8 @@ CREATE TRIGGER transfers_end_once BEFORE UPDATE ON transfers
     FOR EACH ROW WHEN (OLD.status <> 'Processing') EXECUTE FUNCTION refuse_change();
 -- While it runs, a transfer may change only its state.
 CREATE TRIGGER transfers_keep_their_terms BEFORE UPDATE ON transfers
-    FOR EACH ROW WHEN ((OLD.id, OLD.from_wallet, OLD.to_wallet, OLD.amount, OLD.currency, OLD.kind, OLD.asked)
-        IS DISTINCT FROM (NEW.id, NEW.from_wallet, NEW.to_wallet, NEW.amount, NEW.currency, NEW.kind, NEW.asked))
+    FOR EACH ROW WHEN ((OLD.id, OLD.from_wallet, OLD.to_wallet, OLD.amount, OLD.currency, OLD.kind, OLD.asked, OLD.note,
+                        OLD.payment_url, OLD.created_at, OLD.expires_at)
+        IS DISTINCT FROM (NEW.id, NEW.from_wallet, NEW.to_wallet, NEW.amount, NEW.currency, NEW.kind, NEW.asked, NEW.note,
+                          NEW.payment_url, NEW.created_at, NEW.expires_at))
     EXECUTE FUNCTION refuse_change();

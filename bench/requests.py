@@ -23,7 +23,7 @@ AIMS = {"trivial": None, "wallet": 2.5, "transfer": 4.0}  # median as a multiple
 CLIENTS = (1, 4)
 TURN = 10  # requests of one kind, by each client, before the next kind has its turn
 PURSE = 1_000_000_000  # minor units that each sender starts with; a transfer moves one
-LEAST_HITS = 0.98  # of the balances have to come from the cache, or it is not the warm read that was measured
+LEAST_HITS = 0.9  # of the balances have to come from the cache, or it is not the warm read that was measured
 
 type Samples = dict[str, list[float]]  # seconds, by kind
 

@@ -1,6 +1,6 @@
 """The platform that the benchmarks run on: everything real, on free ports, its data in a folder that is thrown away.
 
-    python -m bench.stand FOLDER      writes FOLDER/stand.json once it is ready, ends at SIGTERM
+    python -m bench.stand FOLDER      writes FOLDER/stand.json once it is ready; ends at SIGTERM, or with its standard input
 
 The same parts in the same two processes as `./okane up` has them, and one function more: `GET /bench/trivial`.
 """
@@ -89,7 +89,7 @@ def running(folder: Path) -> Iterator[Stand]:
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.stand", str(folder)],
             cwd=ROOT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # ends when we do, however that happens
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -126,6 +126,7 @@ async def _serve(folder: Path, kept: Secrets, database_url: str, redis_url: str)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
     async with AsyncExitStack() as parts:
         front = await serve_front(redis_url, kept.redis_token, HOST, 0)
         parts.push_async_callback(front.stop)

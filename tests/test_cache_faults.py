@@ -122,7 +122,7 @@ def test_full(stand: Stand, asha: Person, ravi: Person) -> None:
         **{**vars(ravi), "token": stand.api.call("POST", "/v1/auth/login", json=login).json()["access_token"]}
     )
     stand.warm(leaving)
-    with valkey.from_url(stand.valkey.url) as server:
+    with valkey.Valkey.from_url(stand.valkey.url) as server:
         server.config_set("maxmemory-policy", "noeviction")
         server.config_set("maxmemory", 1)
         stand.transfer(asha, ravi)

@@ -44,6 +44,9 @@ ROUTES = {
 ALLOWED_ORIGIN = "http://localhost:5173"
 
 
+pytestmark = pytest.mark.built  # also against what `sam build` made
+
+
 @pytest.fixture(scope="module")
 def api(platform: Platform) -> Iterator[CheckedApi]:
     """A client that checks every reply."""

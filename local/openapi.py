@@ -61,6 +61,7 @@ def generate() -> str:
     document = {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": VERSION, "description": DESCRIPTION, "license": {"name": "Apache-2.0"}},
+        "servers": [{"url": "/"}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": {name: schemas[name] for name in sorted(_used(paths, schemas))},
@@ -116,5 +117,10 @@ def _ask(function: Function) -> dict[str, Any]:
     )
     if done.returncode != 0:
         raise OpenApiError(f"{function.logical_id} does not start:\n{done.stderr.strip()}")
-    schema: dict[str, Any] = json.loads(done.stdout)
+    schema: dict[str, Any] = json.loads(done.stdout, parse_float=_number)
     return schema
+
+
+def _number(text: str) -> int | float:
+    """Powertools keeps limits as floats: `"maximum": 100.0` is no limit for whole numbers to some generators."""
+    return int(float(text)) if float(text).is_integer() else float(text)

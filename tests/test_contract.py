@@ -16,7 +16,7 @@ from tests.support.bank import Bank, event
 from tests.support.contract import CheckedApi, refused
 from tests.support.platform import Platform
 
-# What issue 2 lists; the rest of api.md comes later.
+# Every route that there is, and what it answers when all is well.
 ROUTES = {
     ("POST", "/v1/auth/register"),
     ("POST", "/v1/auth/verify"),

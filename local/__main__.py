@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -30,9 +31,13 @@ def main(arguments: list[str]) -> int:
         return 1
     if command in PROGRAMS:
         return _run_program(PROGRAMS[command], rest[1:] if rest[:1] == ["--"] else rest)
+    # Nothing has been started yet, so Ctrl-C may end this at once; as an exception it can get lost within an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    module = importlib.import_module(COMMANDS[command])
     try:
-        code: int = importlib.import_module(COMMANDS[command]).main(rest)
-    except KeyboardInterrupt:  # while importing, or in a command that has nothing to put in order
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code: int = module.main(rest)
+    except KeyboardInterrupt:  # in a command that has nothing to put in order
         print("okane: interrupted", file=sys.stderr)
         return 0 if command == "up" else 130
     return code

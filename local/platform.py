@@ -70,6 +70,8 @@ class Ending:
     def cancels(self, task: "asyncio.Task[None]") -> None:
         """From now on the end comes by cancelling this task."""
         self._task = task
+        if self.asked:  # the exception got lost: Python drops one that arrives within a finaliser
+            raise StoppedError
 
     def _arrived(self, _number: int, _frame: FrameType | None) -> None:
         first, self.asked = not self.asked, True  # at once: the next signal may arrive within this one

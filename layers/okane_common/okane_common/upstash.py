@@ -29,34 +29,24 @@ class Failed(Exception):
 
 
 class _Bounded:
-    """A connected socket, as far as http.client uses one, whose exchange ends at a deadline and after MAX_BYTES.
+    """A connected socket, as far as http.client uses one, whose exchange ends at a deadline.
 
     A time-out of the socket itself bounds one step, and a server that drips may take as many steps as it likes.
     """
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._deadline = 0.0
-        self._bytes_left = 0
+        self.deadline = 0.0  # of the present exchange
         self.fileno = connected.fileno
         self.close = connected.close
 
-    def begin(self, deadline: float) -> None:
-        """The next exchange."""
-        self._deadline = deadline
-        self._bytes_left = MAX_BYTES
-
     def sendall(self, data: Buffer) -> None:
-        self._socket.settimeout(_left(self._deadline))
+        self._socket.settimeout(_left(self.deadline))
         self._socket.sendall(data)
 
     def receive(self, buffer: Buffer) -> int:
-        self._socket.settimeout(_left(self._deadline))
-        count = self._socket.recv_into(buffer)
-        self._bytes_left -= count
-        if self._bytes_left < 0:
-            raise ValueError("an answer without end")
-        return count
+        self._socket.settimeout(_left(self.deadline))
+        return self._socket.recv_into(buffer)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Answer(self))
@@ -100,7 +90,7 @@ class Upstash:
         deadline = time.monotonic() + seconds
         try:
             connection = self._ready(deadline)
-            cast(_Bounded, connection.sock).begin(deadline)
+            cast(_Bounded, connection.sock).deadline = deadline
             connection.request("POST", self._path, json.dumps(command).encode(), self._headers)
             answer = connection.getresponse()
             content = answer.read(MAX_BYTES)

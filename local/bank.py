@@ -6,7 +6,7 @@ Prints {"url": ...} once it listens, then reads one line from standard input, {"
 "secrets": {"hdfc": ["whsec_..."], ...}}, so that the keys are neither in its arguments nor in its environment; ends
 when its standard input closes, so that it never outlives the platform.
 
-    GET  /hdfc/pay?reference=&amount=&currency=&expires_at=    the payment page
+    GET  /hdfc/pay?reference=&amount=&currency=&expires_at=    the payment page; kind=withdrawal: of money that goes out
     POST to the same address                                   what its buttons do, as a form or as JSON:
 
     {"action": "approve" | "decline",
@@ -51,6 +51,7 @@ ANSWER_MAX_BYTES = 64 * 1024  # of what the webhook answers, the rest is not rea
 OVERSIZE_BYTES = 70 * 1024  # past the webhook's limit of 64 KiB
 PENDING_MAX = 100  # events waiting for their delay
 AMOUNT_MAX = 2**53 - 1
+KINDS = ("deposit", "withdrawal")
 
 type Json = dict[str, object]
 
@@ -68,6 +69,7 @@ class Payment:
     amount: int
     currency: str
     expires_at: datetime | None
+    kind: str = "deposit"
 
     @property
     def expired(self) -> bool:
@@ -112,6 +114,8 @@ def read_payment(request: Request) -> Payment:
     if bank not in BANKS or rest != "pay":
         raise KeyError(request.path)
     query = _pairs(request.query)
+    if query.get("kind", "deposit") not in KINDS:
+        raise BadInputError(f"kind must be one of: {', '.join(KINDS)}")
     expires_at = None
     if query.get("expires_at"):
         try:
@@ -126,6 +130,7 @@ def read_payment(request: Request) -> Payment:
         amount=_amount(query.get("amount", "")),
         currency=_currency(query.get("currency", "")),
         expires_at=expires_at,
+        kind=query.get("kind", "deposit"),
     )
 
 
@@ -229,7 +234,7 @@ def _choice(given: Mapping[str, object], name: str, choices: tuple[str, ...]) ->
 
 def make_events(payment: Payment, order: Order) -> list[Event]:
     """The events that the order leads to, in the order in which they go out."""
-    success, failure = "deposit.succeeded", "deposit.failed"
+    success, failure = f"{payment.kind}.succeeded", f"{payment.kind}.failed"
     expired = payment.expired and not order.ignore_expiry
     types = [success if order.action == "approve" and not expired else failure]
     if order.order is not None:

@@ -58,7 +58,7 @@ def index(banks: Mapping[str, str]) -> Response:
     return page(
         200,
         "Bank simulator",
-        "<p>Start a deposit in OKANE and open its <code>payment_url</code>: it leads to one of these.</p>"
+        "<p>Start a deposit or a withdrawal in OKANE and open its <code>payment_url</code>: it leads to one of these.</p>"
         f"<ul>{names}</ul>",
     )
 
@@ -109,7 +109,7 @@ def problem(status: int, text: str) -> Response:
 
 
 def _facts(asked: Payment) -> str:
-    facts: dict[str, object] = {"Payment": asked.reference}
+    facts: dict[str, object] = {"Payment": asked.reference, "Kind": asked.kind}
     if asked.expires_at is not None:
         facts["Valid until"] = asked.expires_at.isoformat(sep=" ", timespec="seconds")
     return definitions(facts)

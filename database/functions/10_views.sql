@@ -33,17 +33,26 @@ CREATE OR REPLACE FUNCTION profile_view(p people) RETURNS json LANGUAGE sql STAB
         'email_verified', true, 'created_at', moment(p.created_at))
 $$;
 
+-- A wallet with what has arrived and is not folded in yet: what its owner has.
+CREATE OR REPLACE FUNCTION with_arrivals(w wallets) RETURNS wallets LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    SELECT w.available + coalesce(sum(amount), 0), w.version + count(*), greatest(w.updated_at, max(arrived_at))
+      INTO w.available, w.version, w.updated_at FROM arrivals WHERE wallet_id = w.id;
+    RETURN w;
+END $$;
+
 -- A wallet that has changed, as the cache wants it.
 CREATE OR REPLACE FUNCTION change_view(w wallets) RETURNS json LANGUAGE sql STABLE AS $$
     SELECT json_build_object('person_id', w.person_id, 'wallet', wallet_view(w))
 $$;
 
--- The same, looked up: the people's wallets among p_wallets.
-CREATE OR REPLACE FUNCTION changed_wallets(VARIADIC p_wallets uuid[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
+-- The same, looked up: the people's wallets among p_wallets. A receiving wallet changes faster than it could be kept, and
+-- is never cached.
+CREATE OR REPLACE FUNCTION changed_wallets(VARIADIC p_wallets bigint[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
         SELECT coalesce(json_agg(change_view(w)), '[]')
-          FROM wallets w WHERE w.id = ANY (p_wallets) AND w.person_id IS NOT NULL
+          FROM wallets w WHERE w.id = ANY (p_wallets) AND w.person_id IS NOT NULL AND NOT w.receiving
     );
 END $$;
 
@@ -51,7 +60,10 @@ CREATE OR REPLACE FUNCTION failure_view(p_code text) RETURNS json LANGUAGE sql S
     SELECT CASE WHEN p_code IS NOT NULL THEN json_build_object('code', p_code, 'message', CASE p_code
         WHEN 'insufficient_funds' THEN 'The available balance was lower than the amount.'
         WHEN 'limit_exceeded' THEN 'The payment would have exceeded a limit.'
+        WHEN 'wallet_frozen' THEN 'One of the two wallets is frozen.'
         WHEN 'declined' THEN 'The bank declined the payment.'
+        WHEN 'voided' THEN 'The recipient gave the held amount back.'
+        WHEN 'expired' THEN 'The hold expired before it was captured.'
         ELSE 'The transaction did not take place.' END) END
 $$;
 
@@ -74,7 +86,7 @@ $$;
 
 -- A transfer as one of its parties sees it, from what is known already. A plain expression, so that it is inlined.
 CREATE OR REPLACE FUNCTION transaction_view(t transfers, p_direction text, p_counterparty json, p_available_after bigint,
-                                            p_seq bigint)
+                                            p_seq bigint, p_refunded bigint)
 RETURNS json LANGUAGE sql STABLE AS $$
     SELECT json_build_object(
         'id', t.id,
@@ -85,8 +97,8 @@ RETURNS json LANGUAGE sql STABLE AS $$
         'currency', t.currency,
         'counterparty', p_counterparty,
         'note', t.note,
-        'refunded_amount', CASE WHEN t.kind = 'transfer' AND t.status = 'Success' THEN 0 END,
-        'captured_amount', CASE WHEN t.kind = 'transfer' AND t.status = 'Success' THEN t.amount END,
+        'refunded_amount', CASE WHEN t.kind = 'transfer' AND t.status = 'Success' THEN p_refunded END,
+        'captured_amount', CASE WHEN t.kind = 'transfer' AND t.status = 'Success' THEN coalesce(t.captured_amount, t.amount) END,
         'balance_after', p_available_after,
         'wallet_version', p_seq,
         'failure', failure_view(t.failure_code),
@@ -94,20 +106,40 @@ RETURNS json LANGUAGE sql STABLE AS $$
         'completed_at', moment(t.completed_at),
         'expires_at', moment(t.expires_at),
         'payment_url', CASE WHEN t.status = 'Processing' THEN t.payment_url END,
-        'refund_of', NULL)
+        'refund_of', t.refund_of)
 $$;
 
--- The same, looked up, for the owner of p_wallet.
-CREATE OR REPLACE FUNCTION transaction_seen_from(t transfers, p_wallet uuid) RETURNS json LANGUAGE plpgsql STABLE AS $$
+-- What has been refunded of a transfer, in minor units.
+CREATE OR REPLACE FUNCTION refunded(p_transfer uuid) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT coalesce(sum(amount), 0) FROM transfers WHERE refund_of = p_transfer AND status = 'Success');
+END $$;
+
+-- The latest line that a transfer has on one of its wallets. Where its number is not known, it came by way of an arrival.
+CREATE OR REPLACE FUNCTION latest_entry(t transfers, p_wallet bigint) RETURNS entry_rows LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    v_out boolean := t.from_wallet = p_wallet;
+    e entry_rows;
+    v_seq bigint := CASE p_wallet WHEN t.from_wallet THEN t.from_seq ELSE t.to_seq END;
+BEGIN
+    IF v_seq IS NOT NULL THEN
+        SELECT * INTO e FROM entry_rows WHERE wallet_id = p_wallet AND seq = v_seq;
+    ELSE
+        SELECT * INTO e FROM entry_rows
+         WHERE transfer_id = t.id AND wallet_id = p_wallet AND tag = 'folded';
+    END IF;
+    RETURN e;
+END $$;
+
+-- A transfer, looked up, for the owner of p_wallet.
+CREATE OR REPLACE FUNCTION transaction_seen_from(t transfers, p_wallet bigint) RETURNS json LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    e entry_rows := latest_entry(t, p_wallet);
+    v_refunded bigint := CASE WHEN t.kind = 'transfer' AND t.status = 'Success' THEN refunded(t.id) END;
 BEGIN
     RETURN (
-        SELECT transaction_view(t, CASE WHEN v_out THEN 'out' ELSE 'in' END,
-                                counterparty_view(o.party, p.handle, p.name, t.status), e.available_after, e.seq)
-          FROM entries e
-          JOIN wallets o ON o.id = CASE WHEN v_out THEN t.to_wallet ELSE t.from_wallet END
-          LEFT JOIN people p ON p.id = o.person_id
-         WHERE e.wallet_id = p_wallet AND e.seq = CASE WHEN v_out THEN t.from_seq ELSE t.to_seq END
+        SELECT transaction_view(t, CASE p_wallet WHEN t.from_wallet THEN 'out' ELSE 'in' END,
+                                counterparty_view(o.party, p.handle, p.name, t.status), e.available_after, e.seq, v_refunded)
+          FROM wallets o LEFT JOIN people p ON p.id = o.person_id
+         WHERE o.id = CASE p_wallet WHEN t.from_wallet THEN t.to_wallet ELSE t.from_wallet END
     );
 END $$;

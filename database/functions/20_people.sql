@@ -224,9 +224,9 @@ CREATE OR REPLACE FUNCTION spend_on_recipients(p_person uuid, p_points integer) 
 $$;
 
 -- -> {"outcome": "recipient_not_found"} | {"outcome": "rate_limited", "retry_after": seconds}
-CREATE OR REPLACE FUNCTION recipient_missed(p_person uuid) RETURNS json LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION recipient_missed(p_person uuid, p_misses integer) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
-    v_wait integer := spend_on_recipients(p_person, 10);
+    v_wait integer := spend_on_recipients(p_person, 10 * p_misses);
 BEGIN
     IF v_wait > 0 THEN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
@@ -249,7 +249,7 @@ BEGIN
     END IF;
     SELECT name INTO v_name FROM people WHERE handle = p_handle;
     IF NOT FOUND THEN
-        RETURN recipient_missed(p_person);
+        RETURN recipient_missed(p_person, 1);
     END IF;
     v_wait := spend_on_recipients(p_person, 1);
     IF v_wait > 0 THEN

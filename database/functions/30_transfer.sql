@@ -1,18 +1,47 @@
--- One line on one wallet, whose row the caller has locked: the only place where a balance changes. Amounts in minor units.
--- Returns the wallet as it is afterwards.
-CREATE OR REPLACE FUNCTION write_entry(w wallets, p_transfer uuid, p_opening boolean, p_at timestamptz,
-                                       p_available_delta bigint, p_locked_delta bigint)
+-- One line on one wallet, whose row the caller has locked. A balance changes here and in fold(), and nowhere else.
+-- Amounts in minor units. Returns the wallet as it is afterwards.
+CREATE OR REPLACE FUNCTION write_entry(w wallets, p_transfer uuid, p_tag entry_tag, p_at timestamptz, p_available_delta bigint,
+                                       p_locked_delta bigint)
 RETURNS wallets LANGUAGE plpgsql AS $$
 BEGIN
     w.available := w.available + p_available_delta;
     w.locked := w.locked + p_locked_delta;
     w.version := w.version + 1;
     w.updated_at := p_at;
-    UPDATE wallets SET available = w.available, locked = w.locked, version = w.version, updated_at = w.updated_at
+    UPDATE wallets SET available = w.available, locked = w.locked, version = w.version, updated_at = w.updated_at, day = w.day,
+           day_amount = w.day_amount, day_count = w.day_count, earlier_amount = w.earlier_amount, earlier_count = w.earlier_count
      WHERE id = w.id;
-    INSERT INTO entries (wallet_id, transfer_id, seq, available_delta, locked_delta, available_after, locked_after,
-                         created_at, opening)
-    VALUES (w.id, p_transfer, w.version, p_available_delta, p_locked_delta, w.available, w.locked, p_at, p_opening);
+    INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_delta, locked_after, tag)
+    VALUES (w.id, p_transfer, w.version, p_available_delta, w.available, nullif(p_locked_delta, 0), nullif(w.locked, 0), p_tag);
+    RETURN w;
+END $$;
+
+-- Makes entries of what has arrived at a wallet, whose row the caller has locked: the first p_most of it, oldest first.
+-- Returns the wallet as it is afterwards.
+CREATE OR REPLACE FUNCTION fold(w wallets, p_most integer DEFAULT NULL) RETURNS wallets LANGUAGE plpgsql AS $$
+DECLARE
+    v_count bigint;
+    v_amount bigint;
+    v_at timestamptz;
+BEGIN
+    IF NOT EXISTS (SELECT FROM arrivals WHERE wallet_id = w.id) THEN
+        RETURN w;
+    END IF;
+    WITH taken AS (
+        DELETE FROM arrivals
+         WHERE wallet_id = w.id AND number IN (SELECT number FROM arrivals WHERE wallet_id = w.id ORDER BY number LIMIT p_most)
+        RETURNING *
+    ), written AS (
+        INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_after, tag)
+        SELECT w.id, transfer_id, w.version + row_number() OVER in_order, amount, w.available + sum(amount) OVER in_order,
+               nullif(w.locked, 0), 'folded'
+          FROM taken WINDOW in_order AS (ORDER BY number)
+    )
+    SELECT count(*), sum(amount), max(arrived_at) INTO v_count, v_amount, v_at FROM taken;
+    w.available := w.available + v_amount;
+    w.version := w.version + v_count;
+    w.updated_at := greatest(w.updated_at, v_at);
+    UPDATE wallets SET available = w.available, version = w.version, updated_at = w.updated_at WHERE id = w.id;
     RETURN w;
 END $$;
 
@@ -21,25 +50,120 @@ CREATE OR REPLACE FUNCTION has_room(w wallets, p_amount bigint) RETURNS boolean 
     SELECT w.available + w.locked <= 9007199254740991 - p_amount
 $$;
 
--- What a known key gets: the transaction it named, if this is the same request, else a refusal.
--- The comparison is with the request as it was made, so a recipient who has since changed their handle breaks nothing.
-CREATE OR REPLACE FUNCTION replay(t transfers, p_viewer uuid, p_asked text, p_amount bigint, p_currency text, p_note text)
-RETURNS json LANGUAGE plpgsql STABLE AS $$
+-- Whether a credit is put down beside a wallet instead of on it, so that it needs no lock there. What has arrived and is not
+-- folded in is not in the balance, so large amounts and very full wallets go the ordinary way: over four thousand
+-- arrivals of the largest amount would be needed to make a balance that JSON readers cannot hold.
+CREATE OR REPLACE FUNCTION arrives(w wallets, p_amount bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT w.receiving AND p_amount <= 1000000000000 AND w.available + w.locked <= 4503599627370496
+$$;
+
+-- Locks the two wallets of a transfer, in the one order that everything here locks in, and folds in what has arrived there.
+CREATE OR REPLACE FUNCTION lock_sides(p_one bigint, p_other bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    w wallets;
 BEGIN
-    RETURN (
-        SELECT CASE WHEN (t.asked, t.amount, t.currency, t.note) IS DISTINCT FROM (p_asked, p_amount, p_currency, p_note)
-            THEN json_build_object('outcome', 'idempotency_key_reused')
-            ELSE json_build_object('outcome', 'replayed', 'transaction', transaction_seen_from(t, p_viewer),
-                                   'changed', changed_wallets(t.from_wallet, t.to_wallet)) END
-    );
+    FOR w IN SELECT * FROM wallets WHERE id IN (p_one, p_other) ORDER BY id FOR NO KEY UPDATE LOOP
+        PERFORM fold(w);
+    END LOOP;
 END $$;
 
--- Moves money from one person to another at once, or records why not.
--- -> {"outcome": "made" | "replayed", "transaction": {...}, "changed": [{"person_id", "wallet"}]}
+-- What a known key gets: the transaction it named, if p_same says that this is the same request, else a refusal. The
+-- comparison is with the request as it was made, so a recipient who has since changed their handle breaks nothing.
+CREATE OR REPLACE FUNCTION replay(t transfers, p_viewer bigint, p_same boolean) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT p_same THEN
+        RETURN json_build_object('outcome', 'idempotency_key_reused');
+    END IF;
+    PERFORM show_arrivals(t, p_viewer);
+    RETURN json_build_object('outcome', 'replayed', 'transaction', transaction_seen_from(t, p_viewer),
+                             'limit', t.failure_limit, 'changed', changed_wallets(t.from_wallet, t.to_wallet));
+END $$;
+
+-- Before a transfer is shown to the owner of p_viewer: what it has brought there must be an entry, to have a number.
+CREATE OR REPLACE FUNCTION show_arrivals(t transfers, p_viewer bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    w wallets;
+BEGIN
+    IF p_viewer = t.to_wallet AND t.to_seq IS NULL AND EXISTS (SELECT FROM arrivals WHERE wallet_id = p_viewer) THEN
+        SELECT * INTO w FROM wallets WHERE id = p_viewer FOR NO KEY UPDATE;
+        PERFORM fold(w);
+    END IF;
+END $$;
+
+-- Decides and writes one payment, or the hold of one: t says from whom, to whom and how much. The payer's row is locked, and the
+-- payee's unless the credit arrives. p_name: the payee's. p_limited: the currency has limits.
+-- -> {"outcome": "made", "transaction", "limit", "changed"}
+--  | {"outcome": "idempotency_key_reused"}: the key was taken already, by a twin over other wallets
+CREATE OR REPLACE FUNCTION pay(t transfers, payer wallets, payee wallets, p_name text, p_limited boolean, p_hold_seconds integer)
+RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    v_arrives boolean := arrives(payee, t.amount);
+    v_now bigint;  -- what the payee gets at once
+BEGIN
+    t.created_at := greatest(now_ms(), payer.updated_at, CASE WHEN NOT v_arrives THEN payee.updated_at END);
+    IF payer.day IS NULL OR payer.day < (t.created_at AT TIME ZONE 'UTC')::date THEN
+        payer := turn_day(payer, (t.created_at AT TIME ZONE 'UTC')::date);
+    END IF;
+    IF p_limited THEN
+        t.failure_limit := limit_exceeded(payer, t.amount, payee.id);
+    END IF;
+    IF payer.debit_frozen OR payee.credit_frozen THEN
+        t.failure_code := 'wallet_frozen';
+        t.failure_limit := NULL;
+    ELSIF t.failure_limit IS NOT NULL THEN
+        t.failure_code := 'limit_exceeded';
+    ELSIF payer.available < t.amount THEN
+        t.failure_code := 'insufficient_funds';
+    ELSIF NOT v_arrives AND NOT has_room(payee, t.amount) THEN
+        t.failure_code := 'limit_exceeded';
+        t.failure_limit := room_limit();
+    END IF;
+    t.status := CASE WHEN t.failure_code IS NOT NULL THEN 'Failure' WHEN p_hold_seconds IS NULL THEN 'Success'
+                     ELSE 'Processing' END::transfer_status;
+    t.completed_at := CASE WHEN t.status <> 'Processing' THEN t.created_at END;
+    t.expires_at := t.created_at + make_interval(secs => p_hold_seconds);
+    t.from_seq := payer.version + 1;
+    t.to_seq := CASE WHEN t.status <> 'Failure' AND NOT v_arrives THEN payee.version + 1 END;
+    INSERT INTO transfers VALUES (t.*) ON CONFLICT (id) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN json_build_object('outcome', 'idempotency_key_reused');
+    ELSIF t.status = 'Failure' THEN
+        payer := write_entry(payer, t.id, NULL, t.created_at, 0, 0);
+    ELSE
+        v_now := CASE t.status WHEN 'Success' THEN t.amount ELSE 0 END;
+        payer.day_amount := payer.day_amount + t.amount;
+        payer.day_count := payer.day_count + 1;
+        payer := write_entry(payer, t.id, NULL, t.created_at, -t.amount, t.amount - v_now);
+        IF v_arrives THEN
+            INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, t.id, v_now, t.created_at);
+        ELSE
+            payee := write_entry(payee, t.id, NULL, t.created_at, v_now, 0);
+        END IF;
+        IF p_limited AND t.status = 'Success' THEN
+            PERFORM know_payee(payer, payee.id);
+        END IF;
+    END IF;
+    RETURN json_build_object('outcome', 'made',
+        'transaction', transaction_view(t, 'out', counterparty_view(NULL, t.asked, p_name, t.status), payer.available,
+                                        payer.version, 0),
+        'limit', t.failure_limit,
+        'changed', CASE WHEN payer.receiving AND (payee.receiving OR t.status = 'Failure') THEN json_build_array()
+                        WHEN payer.receiving THEN json_build_array(change_view(payee))
+                        WHEN payee.receiving OR t.status = 'Failure' THEN json_build_array(change_view(payer))
+                        ELSE json_build_array(change_view(payer), change_view(payee)) END);
+END $$;
+
+-- The limit that a recipient's wallet has: what it holds is nobody else's business.
+CREATE OR REPLACE FUNCTION room_limit() RETURNS json LANGUAGE sql IMMUTABLE AS $$
+    SELECT json_build_object('name', 'recipient_balance', 'used', NULL, 'cap', 9007199254740991, 'resets_at', NULL)
+$$;
+
+-- Moves money from one person to another at once, or holds it for p_hold_seconds, or records why not.
+-- -> {"outcome": "made" | "replayed", "transaction": {...}, "limit": {...}|null, "changed": [{"person_id", "wallet"}]}
 --  | {"outcome": "session_ended" | "idempotency_key_reused" | "recipient_not_found" | "self_transfer" | "currency_mismatch"}
 --  | {"outcome": "rate_limited", "retry_after": seconds}: too many handles that nobody has
 CREATE OR REPLACE FUNCTION make_transfer(p_person uuid, p_session uuid, p_id uuid, p_to text, p_amount bigint,
-                                         p_currency text, p_note text)
+                                         p_currency text, p_note text, p_hold_seconds integer)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -48,18 +172,24 @@ DECLARE
     payer wallets;
     payee wallets;
     recipient people;
+    v_limited boolean;
 BEGIN
     -- 1. Known key? Most replays end here, without a lock.
     SELECT * INTO t FROM transfers WHERE id = p_id;
     IF NOT FOUND THEN
         -- 2. Who pays whom; then both rows, in the one order that everything here locks in: two people who pay each
-        --    other at the same moment wait, and never deadlock.
-        SELECT p.id, p.name, o.id, m.id INTO recipient.id, recipient.name, payee.id, payer.id
+        --    other at the same moment wait, and never deadlock. A wallet that the credit arrives at needs no lock.
+        SELECT p.id, p.name, o.id, o.available, o.locked, o.receiving, o.credit_frozen, m.id, l.currency IS NOT NULL
+          INTO recipient.id, recipient.name, payee.id, payee.available, payee.locked, payee.receiving, payee.credit_frozen, payer.id, v_limited
           FROM (SELECT 1) one
           LEFT JOIN people p ON p.handle = p_to
           LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency
-          LEFT JOIN wallets m ON m.person_id = p_person AND m.currency = p_currency;
-        FOR w IN SELECT * FROM wallets WHERE id IN (payer.id, payee.id) ORDER BY id FOR NO KEY UPDATE LOOP
+          LEFT JOIN wallets m ON m.person_id = p_person AND m.currency = p_currency
+          LEFT JOIN limits l ON l.currency = p_currency;
+        FOR w IN SELECT * FROM wallets
+                  WHERE id IN (payer.id, CASE WHEN NOT arrives(payee, p_amount) THEN payee.id END)
+                  ORDER BY id FOR NO KEY UPDATE LOOP
+            IF w.receiving THEN w := fold(w); END IF;
             IF w.id = payer.id THEN payer := w; ELSE payee := w; END IF;
         END LOOP;
         -- 3. Known key now? A twin of this request may have held the locks until a moment ago.
@@ -70,42 +200,19 @@ BEGIN
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
     ELSIF t.id IS NOT NULL THEN
-        RETURN replay(t, t.from_wallet, p_to, p_amount, p_currency, p_note);
+        RETURN replay(t, t.from_wallet, (t.asked, t.amount, t.currency, t.note, t.expires_at - t.created_at)
+            IS NOT DISTINCT FROM (p_to, p_amount, p_currency, p_note, make_interval(secs => p_hold_seconds)));
     ELSIF recipient.id IS NULL THEN
-        RETURN recipient_missed(p_person);
+        RETURN recipient_missed(p_person, 1);
     ELSIF recipient.id = p_person THEN
         RETURN json_build_object('outcome', 'self_transfer');
     ELSIF payer.id IS NULL OR payee.id IS NULL THEN
         RETURN json_build_object('outcome', 'currency_mismatch');
     END IF;
+
+    -- 5. Write.
     t.id := p_id; t.from_wallet := payer.id; t.to_wallet := payee.id;
     t.kind := 'transfer'; t.amount := p_amount; t.currency := p_currency; t.asked := p_to; t.note := p_note;
-    t.created_at := now_ms(); t.completed_at := t.created_at;
-    t.status := 'Success';
-    t.from_seq := payer.version + 1;
-    IF payer.available < p_amount THEN
-        t.status := 'Failure'; t.failure_code := 'insufficient_funds';
-    ELSIF NOT has_room(payee, p_amount) THEN
-        t.status := 'Failure'; t.failure_code := 'limit_exceeded';
-    ELSE
-        t.to_seq := payee.version + 1;
-    END IF;
-
-    -- 5. Write. The insert that finds its key taken belongs to a twin over other wallets: same key, other request.
-    INSERT INTO transfers VALUES (t.*) ON CONFLICT (id) DO NOTHING;
-    IF NOT FOUND THEN
-        RETURN json_build_object('outcome', 'idempotency_key_reused');
-    END IF;
-    IF t.status = 'Failure' THEN
-        payer := write_entry(payer, p_id, true, t.created_at, 0, 0);
-    ELSE
-        payer := write_entry(payer, p_id, true, t.created_at, -p_amount, 0);
-        payee := write_entry(payee, p_id, true, t.created_at, p_amount, 0);
-    END IF;
-    RETURN json_build_object('outcome', 'made',
-        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_to, recipient.name, t.status), payer.available,
-                                        payer.version),
-        'changed', CASE t.status WHEN 'Success' THEN json_build_array(change_view(payer), change_view(payee))
-                                 ELSE json_build_array(change_view(payer)) END);
+    RETURN pay(t, payer, payee, recipient.name, v_limited, p_hold_seconds);
 END $$;
-GRANT EXECUTE ON FUNCTION make_transfer(uuid, uuid, uuid, text, bigint, text, text) TO okane_app;
+GRANT EXECUTE ON FUNCTION make_transfer(uuid, uuid, uuid, text, bigint, text, text, integer) TO okane_app;

@@ -1,10 +1,10 @@
 -- The stripe of a party's wallets that a transfer uses, made when it is first needed. Spread by the transfer's id, so
 -- that no deposit waits for another.
-CREATE OR REPLACE FUNCTION system_wallet(p_party text, p_currency text, p_transfer uuid) RETURNS uuid
+CREATE OR REPLACE FUNCTION system_wallet(p_party text, p_currency text, p_transfer uuid) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     v_stripe smallint := get_byte(uuid_send(p_transfer), 0) % 16;
-    v_id uuid;
+    v_id bigint;
 BEGIN
     SELECT id INTO v_id FROM wallets WHERE party = p_party AND currency = p_currency AND stripe = v_stripe;
     IF NOT FOUND THEN
@@ -25,34 +25,35 @@ $$;
 CREATE OR REPLACE FUNCTION settle_deposit(p_id uuid, p_succeeded boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     t transfers;
-    w wallets;
     bank wallets;
     payee wallets;
     v_now timestamptz;
 BEGIN
     SELECT * INTO t FROM transfers WHERE id = p_id;
-    FOR w IN SELECT * FROM wallets WHERE id IN (t.from_wallet, t.to_wallet) ORDER BY id FOR NO KEY UPDATE LOOP
-        IF w.id = t.to_wallet THEN payee := w; ELSE bank := w; END IF;
-    END LOOP;
-    v_now := now_ms();
+    PERFORM lock_sides(t.from_wallet, t.to_wallet);
+    SELECT * INTO bank FROM wallets WHERE id = t.from_wallet;
+    SELECT * INTO payee FROM wallets WHERE id = t.to_wallet;
+    v_now := greatest(now_ms(), bank.updated_at, payee.updated_at);
     IF NOT p_succeeded THEN
         UPDATE transfers SET status = 'Failure', failure_code = 'declined', completed_at = v_now, to_seq = payee.version + 1
          WHERE id = p_id;
-        PERFORM write_entry(payee, p_id, false, v_now, 0, 0);
+        PERFORM write_entry(payee, p_id, 'closing', v_now, 0, 0);
         RETURN NULL;
+    ELSIF payee.credit_frozen THEN
+        RETURN 'the wallet is frozen';
     ELSIF NOT has_room(payee, t.amount) THEN
         RETURN 'the wallet cannot hold the amount';
     END IF;
     UPDATE transfers SET status = 'Success', completed_at = v_now, from_seq = bank.version + 1, to_seq = payee.version + 1
      WHERE id = p_id;
-    PERFORM write_entry(bank, p_id, true, v_now, -t.amount, 0);
-    PERFORM write_entry(payee, p_id, false, v_now, t.amount, 0);
+    PERFORM write_entry(bank, p_id, 'closing', v_now, -t.amount, 0);
+    PERFORM write_entry(payee, p_id, 'closing', v_now, t.amount, 0);
     RETURN NULL;
 END $$;
 
 -- Opens a deposit: an intent that the bank will settle. Events that came before it are applied at once.
 -- -> {"outcome": "made" | "replayed", "transaction", "changed"}
---  | {"outcome": "session_ended" | "idempotency_key_reused" | "not_found" (no wallet in that currency)}
+--  | {"outcome": "session_ended" | "idempotency_key_reused" | "not_found" (no wallet in that currency) | "wallet_frozen"}
 CREATE OR REPLACE FUNCTION open_deposit(p_person uuid, p_session uuid, p_id uuid, p_currency text, p_amount bigint,
                                         p_bank text, p_payment_url text, p_expires_at timestamptz)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
@@ -62,7 +63,7 @@ DECLARE
     w wallets;
     payee wallets;
     e bank_events;
-    v_bank uuid;
+    v_bank bigint;
     v_early boolean;  -- the bank has spoken of this deposit already
 BEGIN
     -- 1. Known key?
@@ -77,7 +78,7 @@ BEGIN
         END IF;
         v_early := EXISTS (SELECT FROM bank_events WHERE reference = p_id::text AND status = 'parked');
         FOR w IN SELECT * FROM wallets WHERE id = payee.id OR (v_early AND id = v_bank) ORDER BY id FOR NO KEY UPDATE LOOP
-            IF w.id = payee.id THEN payee := w; END IF;
+            IF w.id = payee.id THEN payee := fold(w); END IF;
         END LOOP;
         -- 3. Known key now?
         SELECT * INTO t FROM transfers WHERE id = p_id;
@@ -87,17 +88,19 @@ BEGIN
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
     ELSIF t.id IS NOT NULL THEN
-        RETURN replay(t, t.to_wallet, p_bank, p_amount, p_currency, NULL);
+        RETURN replay(t, t.to_wallet, (t.asked, t.amount, t.currency) = (p_bank, p_amount, p_currency));
     ELSIF payee.id IS NULL THEN
         RETURN json_build_object('outcome', 'not_found');
+    ELSIF payee.credit_frozen THEN
+        RETURN json_build_object('outcome', 'wallet_frozen');
     END IF;
 
     -- 5. Write: the intent moves nothing, and counts as a change of its wallet.
     t.id := p_id; t.from_wallet := v_bank; t.to_wallet := payee.id; t.kind := 'deposit'; t.status := 'Processing';
     t.amount := p_amount; t.currency := p_currency; t.asked := p_bank; t.payment_url := p_payment_url; t.expires_at := p_expires_at;
-    t.created_at := now_ms(); t.to_seq := payee.version + 1;
+    t.created_at := greatest(now_ms(), payee.updated_at); t.to_seq := payee.version + 1;
     INSERT INTO transfers VALUES (t.*);
-    PERFORM write_entry(payee, p_id, true, t.created_at, 0, 0);
+    PERFORM write_entry(payee, p_id, NULL, t.created_at, 0, 0);
 
     -- 6. What the bank said before we knew of it.
     FOR e IN SELECT * FROM bank_events WHERE reference = p_id::text AND status = 'parked' ORDER BY received_at FOR UPDATE LOOP

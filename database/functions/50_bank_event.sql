@@ -17,7 +17,7 @@ BEGIN
     IF NOT FOUND THEN
         v_status := 'parked';
         v_remark := 'unknown reference';
-    ELSIF t.kind <> 'deposit' OR t.kind::text <> split_part(e.type, '.', 1) OR t.asked <> e.bank THEN
+    ELSIF t.kind::text <> split_part(e.type, '.', 1) OR t.asked <> e.bank THEN
         v_remark := 'the reference is not a transfer of this kind with this bank';
     ELSIF t.status <> 'Processing' AND NOT v_succeeded THEN
         v_status := 'duplicate';
@@ -27,7 +27,11 @@ BEGIN
     ELSIF t.status <> 'Processing' THEN
         v_remark := CASE t.status WHEN 'Failure' THEN 'success after failure' ELSE 'a second payment' END;
     ELSE
-        v_remark := settle_deposit(t.id, v_succeeded);
+        IF t.kind = 'deposit' THEN
+            v_remark := settle_deposit(t.id, v_succeeded);
+        ELSE
+            PERFORM settle_withdrawal(t.id, v_succeeded);
+        END IF;
         IF v_remark IS NULL THEN
             v_status := 'processed';
             v_settled := clock_timestamp();
@@ -88,8 +92,8 @@ BEGIN
     END IF;
     -- Also for a duplicate: its first delivery may have died between the commit and the cache.
     RETURN (SELECT json_build_object('status', e.status, 'recorded', v_recorded,
-                       'changed', (SELECT changed_wallets(VARIADIC array_agg(t.to_wallet)) FROM transfers t
-                                    WHERE t.id = referenced(b.reference) AND t.kind = 'deposit'))
+                       'changed', (SELECT changed_wallets(t.from_wallet, t.to_wallet) FROM transfers t
+                                    WHERE t.id = referenced(b.reference) AND t.kind IN ('deposit', 'withdrawal')))
               FROM bank_events b WHERE b.bank = p_bank AND b.webhook_id = p_webhook_id);
 END $$;
 GRANT EXECUTE ON FUNCTION receive_bank_event(text, text, bytea, text, text, text, bigint, text, text) TO okane_app;

@@ -25,12 +25,13 @@ BEGIN
         RETURN json_build_object('outcome', 'session_ended');
     END IF;
     RETURN (SELECT json_build_object('outcome', 'found',
-                                     'wallets', coalesce(json_agg(wallet_view(w) ORDER BY w.currency), '[]'))
+                                     'wallets', coalesce(json_agg(wallet_view(with_arrivals(w)) ORDER BY w.currency), '[]'))
               FROM wallets w WHERE w.person_id = p_person);
 END $$;
 GRANT EXECUTE ON FUNCTION read_wallets(uuid, uuid) TO okane_app;
 
--- -> {"outcome": "found", "wallet"} | {"outcome": "not_found" | "session_ended"}
+-- keep: whether the cache may keep it. A receiving wallet changes too fast for that.
+-- -> {"outcome": "found", "wallet", "keep": boolean} | {"outcome": "not_found" | "session_ended"}
 CREATE OR REPLACE FUNCTION read_wallet(p_person uuid, p_session uuid, p_currency text)
 RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -44,7 +45,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
-    RETURN json_build_object('outcome', 'found', 'wallet', wallet_view(w));
+    RETURN json_build_object('outcome', 'found', 'wallet', wallet_view(with_arrivals(w)), 'keep', NOT w.receiving);
 END $$;
 GRANT EXECUTE ON FUNCTION read_wallet(uuid, uuid, text) TO okane_app;
 
@@ -60,7 +61,7 @@ BEGIN
     END IF;
     INSERT INTO wallets (person_id, currency) VALUES (p_person, p_currency) ON CONFLICT DO NOTHING;
     v_outcome := CASE WHEN FOUND THEN 'made' ELSE 'found' END;
-    RETURN (SELECT json_build_object('outcome', v_outcome, 'wallet', wallet_view(w))
+    RETURN (SELECT json_build_object('outcome', v_outcome, 'wallet', wallet_view(with_arrivals(w)))
               FROM wallets w WHERE w.person_id = p_person AND w.currency = p_currency);
 END $$;
 GRANT EXECUTE ON FUNCTION open_wallet(uuid, uuid, text) TO okane_app;
@@ -68,7 +69,7 @@ GRANT EXECUTE ON FUNCTION open_wallet(uuid, uuid, text) TO okane_app;
 -- One page of a wallet's transactions, newest first: the opening entries below p_before, walked down the primary key,
 -- so that the thousandth page costs what the first does. One more row than asked for tells whether there is a next page.
 -- -> {"data": [...], "has_more", "last_seq"}
-CREATE OR REPLACE FUNCTION history_page(p_wallet uuid, p_before bigint, p_limit integer, p_kind transfer_kind,
+CREATE OR REPLACE FUNCTION history_page(p_wallet bigint, p_before bigint, p_limit integer, p_kind transfer_kind,
     p_status transfer_status, p_from timestamptz, p_to timestamptz)
 RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -79,8 +80,8 @@ BEGIN
             'last_seq', min(line.seq) FILTER (WHERE line.n <= p_limit))
           FROM (SELECT found.seq, row_number() OVER (ORDER BY found.seq DESC) AS n,
                        transaction_seen_from(found.t, p_wallet) AS view
-                  FROM (SELECT e.seq, t FROM entries e JOIN transfers t ON t.id = e.transfer_id
-                         WHERE e.wallet_id = p_wallet AND e.opening AND e.seq < p_before
+                  FROM (SELECT e.seq, t FROM entry_rows e JOIN transfers t ON t.id = e.transfer_id
+                         WHERE e.wallet_id = p_wallet AND e.tag IS DISTINCT FROM 'closing' AND e.seq < p_before
                            AND (p_kind IS NULL OR t.kind = p_kind)
                            AND (p_status IS NULL OR t.status = p_status)
                            AND (p_from IS NULL OR t.created_at >= p_from)
@@ -89,44 +90,66 @@ BEGIN
     );
 END $$;
 
--- -> {"outcome": "found", "version", "page": {"data", "has_more", "last_seq"}} | {"outcome": "not_found" | "session_ended"}
-CREATE OR REPLACE FUNCTION read_history(p_person uuid, p_session uuid, p_currency text, p_before bigint, p_limit integer,
-    p_kind transfer_kind, p_status transfer_status, p_from timestamptz, p_to timestamptz)
-RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+-- Before the owner of a receiving wallet reads its lines: what has arrived must be entries, to have numbers.
+CREATE OR REPLACE FUNCTION fold_before_reading(p_person uuid, p_currency text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     w wallets;
 BEGIN
-    IF NOT session_live(p_person, p_session) THEN
-        RETURN json_build_object('outcome', 'session_ended');
+    SELECT * INTO w FROM wallets WHERE person_id = p_person AND currency = p_currency
+       AND EXISTS (SELECT FROM arrivals WHERE wallet_id = id) FOR NO KEY UPDATE;
+    IF FOUND THEN
+        PERFORM fold(w);
     END IF;
+END $$;
+
+-- STABLE, so that the page and the version are of one moment.
+CREATE OR REPLACE FUNCTION history_view(p_person uuid, p_currency text, p_before bigint, p_limit integer,
+    p_kind transfer_kind, p_status transfer_status, p_from timestamptz, p_to timestamptz)
+RETURNS json LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    w wallets;
+BEGIN
     SELECT * INTO w FROM wallets WHERE person_id = p_person AND currency = p_currency;
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
-    RETURN json_build_object('outcome', 'found', 'version', w.version,
+    RETURN json_build_object('outcome', 'found', 'version', w.version, 'keep', NOT w.receiving,
         'page', history_page(w.id, p_before, p_limit, p_kind, p_status, p_from, p_to));
+END $$;
+
+-- -> {"outcome": "found", "version", "keep", "page": {"data", "has_more", "last_seq"}}
+--  | {"outcome": "not_found" | "session_ended"}
+CREATE OR REPLACE FUNCTION read_history(p_person uuid, p_session uuid, p_currency text, p_before bigint, p_limit integer,
+    p_kind transfer_kind, p_status transfer_status, p_from timestamptz, p_to timestamptz)
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    PERFORM fold_before_reading(p_person, p_currency);
+    RETURN history_view(p_person, p_currency, p_before, p_limit, p_kind, p_status, p_from, p_to);
 END $$;
 GRANT EXECUTE ON FUNCTION read_history(uuid, uuid, text, bigint, integer, transfer_kind, transfer_status, timestamptz,
                                        timestamptz) TO okane_app;
 
--- One transaction, to a person on either of its sides who has an entry of it. p_kinds narrows what counts as found.
+-- One transaction, to a person on either of its sides. What was refused at once has only its payer's side. p_kinds narrows
+-- what counts as found.
 -- -> {"outcome": "found", "transaction"} | {"outcome": "not_found" | "session_ended"}
 CREATE OR REPLACE FUNCTION read_transaction(p_person uuid, p_session uuid, p_id uuid, p_kinds transfer_kind[])
-RETURNS json LANGUAGE plpgsql STABLE SECURITY DEFINER
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     t transfers;
-    v_wallet uuid;
+    v_wallet bigint;
 BEGIN
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
     END IF;
     SELECT * INTO t FROM transfers WHERE id = p_id AND kind = ANY (p_kinds);
-    SELECT id INTO v_wallet FROM wallets
-     WHERE person_id = p_person AND ((id = t.from_wallet AND t.from_seq IS NOT NULL)
-                                  OR (id = t.to_wallet AND t.to_seq IS NOT NULL));
-    IF NOT FOUND THEN
+    SELECT id INTO v_wallet FROM wallets WHERE person_id = p_person AND id IN (t.from_wallet, t.to_wallet);
+    PERFORM show_arrivals(t, v_wallet);
+    IF (latest_entry(t, v_wallet)).seq IS NULL THEN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
     RETURN json_build_object('outcome', 'found', 'transaction', transaction_seen_from(t, v_wallet));

@@ -7,7 +7,7 @@ BEGIN
         SELECT json_build_object('person_id', p.id, 'version', p.version, 'profile', profile_view(p),
             'wallets', (SELECT coalesce(json_agg(json_build_object('wallet', wallet_view(w),
                             'page', history_page(w.id, 9223372036854775807, p_page, NULL, NULL, NULL, NULL))), '[]')
-                          FROM wallets w WHERE w.person_id = p.id))
+                          FROM wallets w WHERE w.person_id = p.id AND NOT w.receiving))
     );
 END $$;
 

@@ -1,11 +1,12 @@
-"""Balances, history, and money that comes in from a bank.
+"""Balances, history, and money that comes from a bank or goes to one.
 
 GET  /v1/wallets                                       200 {"data": [wallet]}
 POST /v1/wallets                          {currency}   201 wallet, 200 if it exists
 GET  /v1/wallets/{currency}                            200 wallet
 GET  /v1/wallets/{currency}/transactions               200 page of transaction
 GET  /v1/transactions/{id}                             200 transaction
-POST /v1/wallets/{currency}/deposits      {amount, bank}  201 transaction; amount in minor units
+POST /v1/wallets/{currency}/deposits      {amount, bank}           201 transaction; amount in minor units
+POST /v1/wallets/{currency}/withdrawals   {amount, bank, account}  201 transaction; the amount is locked
 POST /v1/cache/warm                                    202, the cache warmer works on it
 """
 
@@ -31,6 +32,12 @@ class NewDeposit(models.Body):
     bank: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{1,29}$", examples=["hdfc"])]
 
 
+class NewWithdrawal(NewDeposit):
+    """How much to pay out, by which bank, to which account there."""
+
+    account: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9 ./-]{2,62}[A-Za-z0-9]$", examples=["00123456789"])]
+
+
 @app.route("GET", "/v1/wallets", "All my wallets")
 def list_wallets() -> Response[models.Wallets]:
     return api.answer(models.Wallets, {"data": ledger.read_wallets(app.caller)["wallets"]})
@@ -48,8 +55,10 @@ def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -
     found = cache.look(app.caller, key, min_version)
     wallet = found.content
     if found.status != "hit":
-        wallet = ledger.read_wallet(app.caller, currency)["wallet"]
-        cache.fill(found, app.caller, cache.Entry(key, wallet["version"], wallet))
+        read = ledger.read_wallet(app.caller, currency)
+        wallet = read["wallet"]
+        if read["keep"]:
+            cache.fill(found, app.caller, cache.Entry(key, wallet["version"], wallet))
         _must_have_reached(min_version, wallet["version"])
     headers = {"OKANE-Cache": found.status, "ETag": f'"{wallet["version"]}"'}
     return api.answer(models.Wallet, wallet, headers=headers)
@@ -83,14 +92,15 @@ def read_history(
     if found.status != "hit":
         read = ledger.read_history(app.caller, currency, before, limit, filters)
         page, version = read["page"], read["version"]
-        cache.fill(found, app.caller, cache.Entry(key, version, page))
+        if read["keep"]:
+            cache.fill(found, app.caller, cache.Entry(key, version, page))
         _must_have_reached(min_version, version)
     headers = {"OKANE-Cache": found.status, "ETag": f'"{version}"'}
     return api.answer(models.TransactionPage, pages.make_page(page, owner, filters), headers=headers)
 
 
 @app.route("GET", "/v1/transactions/{id}", "One transaction of mine", "not_found")
-def read_transaction(id: api.Id) -> Response[models.Transaction]:  # noqa: A002 - the contract's name
+def read_transaction(id: api.Id) -> Response[models.Transaction]:
     return api.answer(models.Transaction, ledger.read_transaction(app.caller, id, EVERY_KIND)["transaction"])
 
 
@@ -98,19 +108,29 @@ def read_transaction(id: api.Id) -> Response[models.Transaction]:  # noqa: A002 
     "POST",
     "/v1/wallets/{currency}/deposits",
     "Bring money in from a bank",
-    "not_found",
-    "idempotency_key_missing",
-    "idempotency_key_invalid",
-    "idempotency_key_reused",
+    *(*api.KEYED, "not_found", "wallet_frozen"),
     status=201,
 )
 def open_deposit(
     currency: api.CurrencyInPath, body: Annotated[NewDeposit, api.Body()], key: api.IdempotencyKey
 ) -> Response[models.Transaction]:
-    if body.bank not in BANKS:
-        fault = {"pointer": "/bank", "code": "bank_unknown", "detail": f"The banks here are {', '.join(BANKS)}."}
-        raise Refusal("validation_failed", "There is no such bank.", errors=[fault])
-    opened = ledger.open_deposit(app.caller, key, currency, body.amount, body.bank, str(BANKS[body.bank]))
+    opened = ledger.open_deposit(app.caller, key, currency, body.amount, body.bank, _page(body.bank))
+    cache.publish(opened["changed"])
+    return api.moved(opened)
+
+
+@app.route(
+    "POST",
+    "/v1/wallets/{currency}/withdrawals",
+    "Pay money out to a bank account",
+    *(*api.KEYED, "not_found", "insufficient_funds", "limit_exceeded", "wallet_frozen"),
+    status=201,
+)
+def open_withdrawal(
+    currency: api.CurrencyInPath, body: Annotated[NewWithdrawal, api.Body()], key: api.IdempotencyKey
+) -> Response[models.Transaction]:
+    page = _page(body.bank)
+    opened = ledger.open_withdrawal(app.caller, key, currency, body.amount, body.bank, body.account, page)
     cache.publish(opened["changed"])
     return api.moved(opened)
 
@@ -120,6 +140,13 @@ def warm_cache() -> Response[models.Message]:
     ledger.read_wallets(app.caller)  # refuses a session that has ended
     aws.invoke_later(CACHE_WARMER, {"person_id": str(app.caller.person_id)})
     return api.answer(models.Message, {"message": "Your wallet, history and profile are being warmed."}, status=202)
+
+
+def _page(bank: str) -> str:
+    if bank not in BANKS:
+        fault = {"pointer": "/bank", "code": "bank_unknown", "detail": f"The banks here are {', '.join(BANKS)}."}
+        raise Refusal("validation_failed", "There is no such bank.", errors=[fault])
+    return str(BANKS[bank])
 
 
 def _must_have_reached(min_version: int, version: int) -> None:

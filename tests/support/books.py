@@ -6,11 +6,12 @@ The audit is the test's own: it shares no line with the functions that it checks
 import hashlib
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Json
 
 from okane_common import ids
 
@@ -18,6 +19,11 @@ IDLE_SECONDS = 7 * 24 * 3600
 FULL = 2**53 - 1  # minor units: what a wallet can hold
 TRANSFER = "POST /v1/transfers"
 DEPOSIT = "POST /v1/wallets/{currency}/deposits"
+WITHDRAWAL = "POST /v1/wallets/{currency}/withdrawals"
+CAPTURE = "POST /v1/transfers/{id}/capture"
+VOID = "POST /v1/transfers/{id}/void"
+REFUND = "POST /v1/transfers/{id}/refunds"
+BATCH = "POST /v1/transfers/batch"
 
 
 class Party(NamedTuple):
@@ -64,7 +70,70 @@ class Ledger:
     ) -> dict[str, Any]:
         """make_transfer, with the id that the key names."""
         name = ids.transfer_id(payer.person, TRANSFER, key)
-        return self.call("make_transfer", payer.person, payer.session, name, to, amount, currency, note)
+        return self.call("make_transfer", payer.person, payer.session, name, to, amount, currency, note, None)
+
+    def hold(
+        self,
+        payer: Party,
+        key: str,
+        to: str,
+        amount: int,
+        *,
+        seconds: int = 3600,
+        currency: str = "INR",
+        note: str | None = None,
+    ) -> dict[str, Any]:
+        """make_transfer that only holds the amount."""
+        name = ids.transfer_id(payer.person, TRANSFER, key)
+        return self.call("make_transfer", payer.person, payer.session, name, to, amount, currency, note, seconds)
+
+    def capture(self, payee: Party, key: str, hold: object, amount: int | None = None) -> dict[str, Any]:
+        """resolve_hold; whole where no amount is given."""
+        name = ids.transfer_id(payee.person, CAPTURE, key)
+        return self.call("resolve_hold", payee.person, payee.session, name, str(hold), True, amount)
+
+    def void(self, payee: Party, key: str, hold: object) -> dict[str, Any]:
+        """resolve_hold, with nothing captured."""
+        name = ids.transfer_id(payee.person, VOID, key)
+        return self.call("resolve_hold", payee.person, payee.session, name, str(hold), False, None)
+
+    def refund(
+        self, giver: Party, key: str, original: object, amount: int | None = None, note: str | None = None
+    ) -> dict[str, Any]:
+        """make_refund; all that is left where no amount is given."""
+        name = ids.transfer_id(giver.person, REFUND, key)
+        return self.call("make_refund", giver.person, giver.session, name, str(original), amount, note)
+
+    def withdraw(
+        self,
+        payer: Party,
+        key: str,
+        amount: int,
+        *,
+        currency: str = "INR",
+        bank: str = "hdfc",
+        account: str = "00123456789",
+    ) -> dict[str, Any]:
+        """open_withdrawal, with the id that the key names."""
+        name = ids.transfer_id(payer.person, WITHDRAWAL, key)
+        page = "http://bank.example.com/pay"
+        return self.call("open_withdrawal", payer.person, payer.session, name, currency, amount, bank, account, page)
+
+    def batch(
+        self, payer: Party, key: str, items: Sequence[tuple[str, int]], *, whole: bool = False, currency: str = "INR"
+    ) -> dict[str, Any]:
+        """make_batch of (handle, amount)s; whole: all or none."""
+        given = [
+            {
+                "id": str(ids.transfer_id(payer.person, BATCH, f"{key}.{number}")),
+                "to": to,
+                "amount": amount,
+                "note": None,
+            }
+            for number, (to, amount) in enumerate(items)
+        ]
+        name, asked = ids.transfer_id(payer.person, BATCH, key), hashlib.sha256(repr((whole, items)).encode()).digest()
+        return self.call("make_batch", payer.person, payer.session, name, asked, whole, currency, Json(given))
 
     def intend(self, payee: Party, key: str, amount: int, currency: str = "INR", bank: str = "hdfc") -> dict[str, Any]:
         """open_deposit, with the id that the key names."""

@@ -32,7 +32,12 @@ __all__ = ["Body", "Header", "Path", "Query", "Response"]
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPTH = 32
 BODY_METHODS = ("POST", "PUT", "PATCH")
+KEYED = ("idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused")  # of routes with a key
 RETRY_SECONDS = 1
+TOO_LATE = {
+    "expired": "The hold has expired: its amount is with its sender again.",
+    "ended": "The transfer is not in a state that allows this.",
+}
 DOCS_URL = settings.text("DOCS_URL")
 
 Event = dict[str, Any]
@@ -193,6 +198,7 @@ class Api:
             "retryable": code.retryable,
             **({"errors": refusal.errors} if refusal.errors else {}),
             **({"transaction_id": refusal.transaction_id} if refusal.transaction_id else {}),
+            **({"limit": refusal.limit} if refusal.limit else {}),
         }
         headers: dict[str, str | list[str]] = {}
         if refusal.retry_after is not None:
@@ -339,14 +345,28 @@ def answer[Shape](
     return Response(status, "application/json", cast("Shape", content), dict(headers or {}))
 
 
-def moved(result: Mapping[str, Any]) -> Response[Transaction]:
+def moved(result: Mapping[str, Any], *, status: int = 201) -> Response[Transaction]:
     """The answer to a POST that moved money, from what the ledger returned.
 
-    Raises Refusal, with the transaction's id, when a transfer was recorded as a failure, now or by an earlier request.
+    Raises Refusal: with the transaction's id when it was refused at once and recorded, now or by an earlier request;
+    state_conflict when it had come to another end. A transaction that failed later, such as a hold that was voided, is an
+    answer and no refusal.
     """
+    if result["outcome"] in TOO_LATE:
+        raise Refusal("state_conflict", TOO_LATE[result["outcome"]])
     transaction, replayed = result["transaction"], result["outcome"] == "replayed"
     failure = transaction["failure"]
-    if failure and transaction["kind"] == "transfer":
-        raise Refusal(failure["code"], failure["message"], transaction_id=transaction["id"], replayed=replayed)
-    headers = {"Idempotent-Replayed": "true"} if replayed else {}
-    return answer(Transaction, transaction, status=201, headers=headers)
+    if failure and failure["code"] in CODES:
+        raise Refusal(
+            failure["code"],
+            failure["message"],
+            transaction_id=transaction["id"],
+            replayed=replayed,
+            limit=result.get("limit"),
+        )
+    return answer(Transaction, transaction, status=status, headers=replay_header(replayed))
+
+
+def replay_header(replayed: bool) -> dict[str, str]:
+    """Says so when an answer repeats what an earlier request did."""
+    return {"Idempotent-Replayed": "true"} if replayed else {}

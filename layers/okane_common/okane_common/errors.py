@@ -58,6 +58,7 @@ class Refusal(Exception):
 
     detail: one sentence for people. errors: for validation, `[{"pointer", "code", "detail"}]`. retry_after: seconds.
     transaction_id: the recorded transfer, when the refusal was recorded. replayed: it was recorded by an earlier request.
+    limit: with limit_exceeded, `{"name", "used", "cap", "resets_at"}`; amounts in minor units.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Refusal(Exception):
         retry_after: int | None = None,
         transaction_id: str | None = None,
         replayed: bool = False,
+        limit: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.code = code
@@ -77,6 +79,7 @@ class Refusal(Exception):
         self.retry_after = retry_after
         self.transaction_id = transaction_id
         self.replayed = replayed
+        self.limit = limit
 
 
 def refuse(outcome: str) -> Refusal:
@@ -90,7 +93,7 @@ def accept(result: dict[str, Any]) -> dict[str, Any]:
     if outcome == "rate_limited":
         raise Refusal(outcome, "Wait before the next request.", retry_after=int(result["retry_after"]))
     if outcome in CODES:
-        raise refuse(outcome)
+        raise Refusal(outcome, DETAILS[outcome], limit=result.get("limit"))
     return result
 
 
@@ -102,6 +105,11 @@ DETAILS = {
     "currency_mismatch": "You and the recipient both need a wallet in this currency.",
     "idempotency_key_reused": "This key was used for a different request. Take a new key for a new request.",
     "handle_taken": "Choose another handle.",
+    "forbidden": "Only the recipient of a transfer can do this.",
+    "wallet_frozen": "One of the two wallets is frozen.",
+    "limit_exceeded": "The payment would have exceeded a limit.",
+    "insufficient_funds": "The available balance was lower than the amount.",
+    "refund_exceeds_original": "The refunds of a transfer cannot come to more than what was captured of it.",
     "code_invalid": "Check the code, or sign up again for a new one.",
     "credentials_invalid": "Check the e-mail and the password.",
     "token_invalid": "The token is malformed, unknown or not meant for this.",

@@ -1,18 +1,20 @@
 """The money operations and reads, each one database call, with outcomes turned into refusals.
 
 Results are the JSON objects of the database functions (database/functions/), whose headers draw them. A money call gives
-`{"outcome": "made" | "replayed", "transaction": {...}, "changed": [{"person_id", "wallet"}]}`; what changed is for the
-cache, and the caller publishes it after the call, when no lock is held any more.
+`{"outcome": "made" | "replayed", "transaction": {...}, "limit", "changed": [{"person_id", "wallet"}]}`; what changed is for
+the cache, and the caller publishes it after the call, when no lock is held any more.
 """
 
 import datetime
+import hashlib
+import json
 import uuid
 from typing import Any
 from urllib.parse import urlencode
 
 from okane_common import database, ids, pages
 from okane_common.caller import Caller
-from okane_common.errors import accept, refuse
+from okane_common.errors import Refusal, accept, refuse
 
 PAYMENT_SECONDS = 30 * 60  # how long a bank's payment page stays open
 
@@ -24,40 +26,99 @@ def _call(function: str, *arguments: Any) -> Result:
     return accept(database.call(function, *arguments))
 
 
-def make_transfer(caller: Caller, key: str, to: str, amount: int, currency: str, note: str | None) -> Result:
-    """Move `amount` minor units to the person with the handle `to` at once, or record why not.
+def make_transfer(
+    caller: Caller, key: str, to: str, amount: int, currency: str, note: str | None, hold_seconds: int | None = None
+) -> Result:
+    """Move `amount` minor units to the person with the handle `to`, at once or into a hold, or record why not.
 
     Raises Refusal: session_ended, idempotency_key_reused, recipient_not_found, rate_limited (too many of these),
-    self_transfer, currency_mismatch. A lack of money is not raised: it is recorded, as a transaction in Failure.
+    self_transfer, currency_mismatch. What the wallets do not allow (insufficient_funds, limit_exceeded, wallet_frozen) is
+    not raised: it is recorded, as a transaction in Failure.
     """
     transfer_id = ids.transfer_id(caller.person_id, "POST /v1/transfers", key)
-    return _call("make_transfer", *caller, transfer_id, to, amount, currency, note)
+    return _call("make_transfer", *caller, transfer_id, to, amount, currency, note, hold_seconds)
+
+
+def make_batch(caller: Caller, key: str, whole: bool, currency: str, items: list[dict[str, Any]]) -> Result:
+    """Pay many people, `[{"to": handle, "amount", "note"}]`, one after another; whole: all of them or none.
+
+    -> `{"outcome": "made" | "replayed", "refused": bool, "items": [{"code", "limit", "transaction"}], "changed"}`; refused: none
+    was paid, since one could not be.
+    Raises Refusal: session_ended, idempotency_key_reused, rate_limited, currency_mismatch (no wallet of the caller's).
+    """
+    route = "POST /v1/transfers/batch"
+    named = [
+        # The dot is in no key, so no other key names this item.
+        {**item, "id": str(ids.transfer_id(caller.person_id, route, f"{key}.{number}"))}
+        for number, item in enumerate(items)
+    ]
+    asked = hashlib.sha256(json.dumps([whole, currency, items]).encode()).digest()
+    batch_id = ids.transfer_id(caller.person_id, route, key)
+    return _call("make_batch", *caller, batch_id, asked, whole, currency, database.json(named))
+
+
+def capture(caller: Caller, key: str, transfer_id: uuid.UUID, amount: int | None) -> Result:
+    """Capture a hold that was made for the caller: all of it, or `amount` minor units, and the rest goes back.
+
+    The outcome may also be "expired" or "ended": it had come to another end.
+    Raises Refusal: session_ended, idempotency_key_reused, not_found, forbidden (the sender), validation_failed (more than is
+    held), wallet_frozen, limit_exceeded (the caller's wallet is full).
+    """
+    name = ids.transfer_id(caller.person_id, "POST /v1/transfers/{id}/capture", key)
+    result = _call("resolve_hold", *caller, name, transfer_id, True, amount)
+    if result["outcome"] == "capture_exceeds_hold":
+        fault = {"pointer": "/amount", "code": "more_than_held", "detail": f"{result['held']} minor units are held."}
+        raise Refusal("validation_failed", "More cannot be captured than is held.", errors=[fault])
+    return result
+
+
+def void(caller: Caller, key: str, transfer_id: uuid.UUID) -> Result:
+    """Give a hold that was made for the caller back. The outcome may also be "expired" or "ended".
+
+    Raises Refusal: session_ended, idempotency_key_reused, not_found, forbidden (the sender).
+    """
+    name = ids.transfer_id(caller.person_id, "POST /v1/transfers/{id}/void", key)
+    return _call("resolve_hold", *caller, name, transfer_id, False, None)
+
+
+def make_refund(caller: Caller, key: str, original: uuid.UUID, amount: int | None, note: str | None) -> Result:
+    """Give `amount` minor units of a transfer to the caller back, or all that is left, or record why not.
+
+    The outcome may also be "ended": the original has not succeeded.
+    Raises Refusal: session_ended, idempotency_key_reused, not_found, forbidden (the sender), refund_exceeds_original.
+    """
+    refund_id = ids.transfer_id(caller.person_id, "POST /v1/transfers/{id}/refunds", key)
+    return _call("make_refund", *caller, refund_id, original, amount, note)
 
 
 def open_deposit(caller: Caller, key: str, currency: str, amount: int, bank: str, bank_url: str) -> Result:
     """Open a deposit that the bank will settle; its payment page is `bank_url` with the terms in the query.
 
-    Raises Refusal: session_ended, idempotency_key_reused, not_found (no wallet in this currency).
+    Raises Refusal: session_ended, idempotency_key_reused, not_found (no wallet in this currency), wallet_frozen.
     """
     transfer_id = ids.transfer_id(caller.person_id, "POST /v1/wallets/{currency}/deposits", key)
-    expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=PAYMENT_SECONDS)
-    terms = {
-        "reference": transfer_id,
-        "amount": amount,
-        "currency": currency,
-        "expires_at": expires_at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-    }
-    payment_url = f"{bank_url}?{urlencode(terms)}"
-    return _call(
-        "open_deposit",
-        *caller,
-        transfer_id,
-        currency,
-        amount,
-        bank,
-        payment_url,
-        expires_at.replace(microsecond=0),
+    expires_at = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=PAYMENT_SECONDS)).replace(
+        microsecond=0
     )
+    page = _page(bank_url, transfer_id, amount, currency, expires_at=expires_at.strftime("%Y-%m-%dT%H:%M:%S.000Z"))
+    return _call("open_deposit", *caller, transfer_id, currency, amount, bank, page, expires_at)
+
+
+def open_withdrawal(
+    caller: Caller, key: str, currency: str, amount: int, bank: str, account: str, bank_url: str
+) -> Result:
+    """Lock `amount` minor units until the bank has paid them out to `account`, or record why not.
+
+    The page at which the bank takes it over is `bank_url` with the terms in the query; the account is not among them.
+    Raises Refusal: session_ended, idempotency_key_reused, not_found (no wallet in this currency).
+    """
+    transfer_id = ids.transfer_id(caller.person_id, "POST /v1/wallets/{currency}/withdrawals", key)
+    page = _page(bank_url, transfer_id, amount, currency, kind="withdrawal")
+    return _call("open_withdrawal", *caller, transfer_id, currency, amount, bank, account, page)
+
+
+def _page(bank_url: str, reference: uuid.UUID, amount: int, currency: str, **more: str) -> str:
+    return f"{bank_url}?{urlencode({'reference': reference, 'amount': amount, 'currency': currency, **more})}"
 
 
 def receive_bank_event(bank: str, webhook_id: str, body_hash: bytes, event_type: str, data: dict[str, Any]) -> Result:
@@ -95,7 +156,7 @@ def read_wallets(caller: Caller) -> Result:
 
 
 def read_wallet(caller: Caller, currency: str) -> Result:
-    """-> `{"wallet"}`. Raises Refusal: not_found, session_ended."""
+    """-> `{"wallet", "keep": whether the cache may keep it}`. Raises Refusal: not_found, session_ended."""
     return _call("read_wallet", *caller, currency)
 
 
@@ -107,7 +168,8 @@ def open_wallet(caller: Caller, currency: str) -> Result:
 def read_history(caller: Caller, currency: str, before: int, limit: int, filters: dict[str, str | None]) -> Result:
     """A page below version `before`. filters: kind, status, from, to (RFC 3339; from is included, to is not).
 
-    -> `{"version", "page": {"data", "has_more", "last_seq"}}`. Raises Refusal: not_found, session_ended.
+    -> `{"version", "keep", "page": {"data", "has_more", "last_seq"}}`; keep: whether the cache may keep it.
+    Raises Refusal: not_found, session_ended.
     """
     return _call(
         "read_history",

@@ -174,6 +174,47 @@ class FieldError(Answer):
     detail: str
 
 
+class LimitReached(Answer):
+    """A limit that a payment would have exceeded. Amounts in minor units, counts in payments."""
+
+    name: Literal[
+        "payment",
+        "day_amount",
+        "day_count",
+        "month_amount",
+        "month_count",
+        "new_recipient",
+        "new_account",
+        "recipient_balance",
+    ]
+    used: Annotated[int | None, Field(description="So far, without this payment; null where that is not yours to know")]
+    cap: int
+    resets_at: Annotated[
+        Timestamp | None, Field(description="When there is room again; null where waiting does not help")
+    ]
+
+
+class BatchRefusal(Answer):
+    """Why an item of a batch was not paid."""
+
+    code: str
+    detail: str
+    limit: LimitReached | None
+
+
+class BatchItem(Answer):
+    """What became of one item. An item that could not be a transfer at all has no transaction."""
+
+    transaction: Transaction | None
+    refusal: BatchRefusal | None
+
+
+class Batch(Answer):
+    """What became of each item, in the order of the request."""
+
+    data: list[BatchItem]
+
+
 class Problem(Answer):
     """RFC 9457. `code` is the contract; `detail` is for people."""
 
@@ -188,3 +229,4 @@ class Problem(Answer):
     transaction_id: Annotated[str | None, Field(description="The recorded transfer, when the refusal was recorded")] = (
         None
     )
+    limit: Annotated[LimitReached | None, Field(description="Only with limit_exceeded")] = None

@@ -1,0 +1,101 @@
+-- How much may leave a wallet. Everything here is called under the wallet's lock, in the call that moves the money, so
+-- that requests side by side can never exceed a limit together.
+
+-- The wallet with its counters on p_day: a day that is over moves to wallet_days, and the sum of the 29 days before p_day
+-- is made anew. The caller writes the wallet. A clock that steps back stays on the later day.
+CREATE OR REPLACE FUNCTION turn_day(w wallets, p_day date) RETURNS wallets LANGUAGE plpgsql AS $$
+BEGIN
+    IF w.day_count > 0 THEN
+        INSERT INTO wallet_days VALUES (w.id, w.day, w.day_amount, w.day_count)
+        ON CONFLICT (wallet_id, day) DO UPDATE SET amount = excluded.amount, count = excluded.count;
+    END IF;
+    w.day := p_day; w.day_amount := 0; w.day_count := 0;
+    SELECT coalesce(sum(amount), 0), coalesce(sum(count), 0) INTO w.earlier_amount, w.earlier_count
+      FROM wallet_days WHERE wallet_id = w.id AND day BETWEEN p_day - 29 AND p_day - 1;
+    RETURN w;
+END $$;
+
+-- The wallet with p_amount minor units of a payment made at p_at not counted any more: they were given back.
+-- p_whole: nothing of that payment is left to count. The caller writes the wallet.
+CREATE OR REPLACE FUNCTION count_back(w wallets, p_at timestamptz, p_amount bigint, p_whole boolean) RETURNS wallets
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_day date := (p_at AT TIME ZONE 'UTC')::date;
+    v_count bigint := p_whole::integer;
+BEGIN
+    IF v_day >= w.day THEN
+        w.day_amount := w.day_amount - p_amount;
+        w.day_count := w.day_count - v_count;
+    ELSE
+        UPDATE wallet_days SET amount = amount - p_amount, count = count - v_count WHERE wallet_id = w.id AND day = v_day;
+        IF v_day >= w.day - 29 THEN
+            w.earlier_amount := w.earlier_amount - p_amount;
+            w.earlier_count := w.earlier_count - v_count;
+        END IF;
+    END IF;
+    RETURN w;
+END $$;
+
+-- A limit that would be exceeded, as the API shows it; null when it would not. p_used and p_cap without the payment.
+CREATE OR REPLACE FUNCTION over_limit(p_name text, p_used bigint, p_more bigint, p_cap bigint, p_resets_at timestamptz)
+RETURNS json LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN p_used + p_more > p_cap
+                THEN json_build_object('name', p_name, 'used', p_used, 'cap', p_cap, 'resets_at', moment(p_resets_at)) END
+$$;
+
+-- When thirty days have room again for p_more: the first midnight by which enough of what was paid has left them, or, where
+-- that never happens, by which the first of it has. p_of: amounts in minor units, or numbers of payments.
+CREATE OR REPLACE FUNCTION month_resets_at(w wallets, p_amounts boolean, p_more bigint, p_cap bigint) RETURNS timestamptz
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT (coalesce(min(d.day) FILTER (WHERE d.left_after + p_more <= p_cap), min(d.day), w.day) + 30)::timestamp
+               AT TIME ZONE 'UTC'
+          FROM (SELECT day, sum(used) OVER (ORDER BY day DESC) - used AS left_after
+                  FROM (SELECT day, CASE WHEN p_amounts THEN amount ELSE count END AS used FROM wallet_days
+                         WHERE wallet_id = w.id AND day BETWEEN w.day - 29 AND w.day - 1
+                        UNION ALL SELECT w.day, CASE WHEN p_amounts THEN w.day_amount ELSE w.day_count END) days
+                 WHERE used > 0) d
+    );
+END $$;
+
+-- The first limit that a payment of p_amount minor units out of w would exceed: {"name", "used", "cap", "resets_at"}, or null.
+-- w has its counters on today; p_payee is null for a withdrawal.
+CREATE OR REPLACE FUNCTION limit_exceeded(w wallets, p_amount bigint, p_payee bigint) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    l limits;
+    v_midnight timestamptz := (w.day + 1)::timestamp AT TIME ZONE 'UTC';
+    v_old_enough timestamptz;
+    v_over json;
+BEGIN
+    SELECT * INTO l FROM limits WHERE currency = w.currency;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    v_over := coalesce(
+        over_limit('payment', 0, p_amount, l.payment, NULL),
+        over_limit('day_amount', w.day_amount, p_amount, l.day_amount, v_midnight),
+        over_limit('day_count', w.day_count, 1, l.day_count, v_midnight),
+        over_limit('month_amount', w.earlier_amount + w.day_amount, p_amount, l.month_amount,
+                   month_resets_at(w, true, p_amount, l.month_amount)),
+        over_limit('month_count', w.earlier_count + w.day_count, 1, l.month_count,
+                   month_resets_at(w, false, 1, l.month_count)));
+    IF v_over IS NULL AND l.new_account IS NOT NULL THEN
+        SELECT created_at + make_interval(days => l.new_account_days) INTO v_old_enough FROM people WHERE id = w.person_id;
+        IF v_old_enough > clock_timestamp() THEN
+            v_over := over_limit('new_account', w.day_amount, p_amount, l.new_account, least(v_midnight, v_old_enough));
+        END IF;
+    END IF;
+    IF v_over IS NULL AND p_amount > l.new_recipient AND p_payee IS NOT NULL
+       AND NOT EXISTS (SELECT FROM payees WHERE from_wallet = w.id AND to_wallet = p_payee) THEN
+        v_over := over_limit('new_recipient', 0, p_amount, l.new_recipient, NULL);
+    END IF;
+    RETURN v_over;
+END $$;
+
+-- Remembers that p_payee has been paid, where that matters.
+CREATE OR REPLACE FUNCTION know_payee(w wallets, p_payee bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO payees SELECT w.id, p_payee FROM limits WHERE currency = w.currency AND new_recipient IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END $$;

@@ -1,0 +1,138 @@
+-- Ends a hold: captures p_captured minor units of it and releases the rest, or releases it all (0) for p_code. The caller
+-- holds the locks and has decided. p_by and p_asked: the request that did it, if one did.
+CREATE OR REPLACE FUNCTION end_hold(t transfers, p_captured bigint, p_code text, p_by uuid, p_asked text)
+RETURNS transfers LANGUAGE plpgsql AS $$
+DECLARE
+    payer wallets;
+    payee wallets;
+BEGIN
+    SELECT * INTO payer FROM wallets WHERE id = t.from_wallet;
+    SELECT * INTO payee FROM wallets WHERE id = t.to_wallet;
+    t.completed_at := greatest(now_ms(), payer.updated_at, payee.updated_at);
+    IF p_captured < t.amount THEN
+        payer := count_back(payer, t.created_at, t.amount - p_captured, p_captured = 0);
+    END IF;
+    payer := write_entry(payer, t.id, 'closing', t.completed_at, t.amount - p_captured, -t.amount);
+    payee := write_entry(payee, t.id, 'closing', t.completed_at, p_captured, 0);
+    UPDATE transfers SET completed_at = t.completed_at, from_seq = payer.version, to_seq = payee.version,
+           failure_code = p_code, captured_amount = nullif(p_captured, 0), resolved_by = p_by, resolved_asked = p_asked,
+           status = CASE WHEN p_captured > 0 THEN 'Success' ELSE 'Failure' END::transfer_status
+     WHERE id = t.id RETURNING * INTO t;
+    IF p_captured > 0 THEN
+        PERFORM know_payee(payer, payee.id);
+    END IF;
+    RETURN t;
+END $$;
+
+-- Captures a hold, whole (p_amount null) or in part, or voids it: once, and for its recipient only. p_key names the request, as
+-- the id of a transfer does. A hold whose time is over is released here, if no sweep came before.
+-- -> {"outcome": "made" | "replayed", "transaction", "changed"}
+--  | {"outcome": "expired" | "ended", "changed"}: too late, it has come to another end
+--  | {"outcome": "session_ended" | "idempotency_key_reused" | "not_found" | "forbidden" | "capture_exceeds_hold" | "wallet_frozen"
+--                | "limit_exceeded" (the recipient's wallet is full)}
+CREATE OR REPLACE FUNCTION resolve_hold(p_person uuid, p_session uuid, p_key uuid, p_id uuid, p_capture boolean, p_amount bigint)
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    t transfers;
+    v_asked text := CASE WHEN p_capture THEN 'capture ' || coalesce(p_amount::text, 'all') ELSE 'void' END;
+    v_payer_person uuid;
+    v_payee_person uuid;
+    v_frozen boolean;
+    v_room boolean;
+    v_captured bigint;
+BEGIN
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    END IF;
+    -- 1. Known key? One at a time for a key: its twin may be at another hold, over other wallets.
+    PERFORM lock_name(3, p_key::text);
+    SELECT * INTO t FROM transfers WHERE resolved_by = p_key;
+    IF FOUND THEN
+        RETURN replay(t, t.to_wallet, t.id = p_id AND t.resolved_asked = v_asked);
+    END IF;
+    -- 2. Whose is it? Then its wallets.
+    SELECT * INTO t FROM transfers WHERE id = p_id AND kind = 'transfer';
+    SELECT person_id INTO v_payer_person FROM wallets WHERE id = t.from_wallet;
+    SELECT person_id INTO v_payee_person FROM wallets WHERE id = t.to_wallet;
+    IF p_person = v_payer_person THEN
+        RETURN json_build_object('outcome', 'forbidden');
+    ELSIF p_person IS DISTINCT FROM v_payee_person OR (t.status = 'Failure' AND t.expires_at IS NULL) THEN
+        RETURN json_build_object('outcome', 'not_found');
+    END IF;
+    PERFORM lock_sides(t.from_wallet, t.to_wallet);
+    -- 3. How is it now?
+    SELECT * INTO t FROM transfers WHERE id = p_id;
+    SELECT bool_or(CASE w.id WHEN t.from_wallet THEN w.debit_frozen ELSE w.credit_frozen END),
+           bool_and(w.id = t.from_wallet OR has_room(w, coalesce(p_amount, t.amount)))
+      INTO v_frozen, v_room FROM wallets w WHERE w.id IN (t.from_wallet, t.to_wallet);
+    -- 4. Decide.
+    IF t.status <> 'Processing' THEN
+        RETURN json_build_object('outcome', 'ended', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
+    ELSIF t.expires_at <= clock_timestamp() THEN
+        PERFORM end_hold(t, 0, 'expired', NULL, NULL);
+        RETURN json_build_object('outcome', 'expired', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
+    ELSIF p_capture AND p_amount > t.amount THEN
+        RETURN json_build_object('outcome', 'capture_exceeds_hold', 'held', t.amount);
+    ELSIF p_capture AND v_frozen THEN
+        RETURN json_build_object('outcome', 'wallet_frozen');
+    ELSIF p_capture AND NOT v_room THEN
+        RETURN json_build_object('outcome', 'limit_exceeded', 'limit', room_limit());
+    END IF;
+    -- 5. Write.
+    v_captured := CASE WHEN p_capture THEN coalesce(p_amount, t.amount) ELSE 0 END;
+    t := end_hold(t, v_captured, CASE WHEN NOT p_capture THEN 'voided' END, p_key, v_asked);
+    RETURN json_build_object('outcome', 'made', 'transaction', transaction_seen_from(t, t.to_wallet),
+                             'changed', changed_wallets(t.from_wallet, t.to_wallet));
+END $$;
+GRANT EXECUTE ON FUNCTION resolve_hold(uuid, uuid, uuid, uuid, boolean, bigint) TO okane_app;
+
+-- Releases holds whose time is over, p_most of them, the oldest first. Never waits: what somebody has locked is touched by them, or
+-- left to the next sweep. -> {"released": number, "changed": [...]}
+CREATE OR REPLACE FUNCTION sweep_holds(p_most integer)
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    t transfers;
+    w wallets;
+    v_locked integer;
+    v_wallets bigint[] := '{}';
+    v_released integer := 0;
+BEGIN
+    FOR t IN SELECT * FROM transfers
+              WHERE status = 'Processing' AND kind = 'transfer' AND coalesce(expires_at, created_at) <= clock_timestamp()
+              ORDER BY coalesce(expires_at, created_at) LIMIT p_most LOOP
+        v_locked := 0;
+        FOR w IN SELECT * FROM wallets WHERE id IN (t.from_wallet, t.to_wallet) ORDER BY id
+                 FOR NO KEY UPDATE SKIP LOCKED LOOP
+            PERFORM fold(w);
+            v_locked := v_locked + 1;
+        END LOOP;
+        SELECT * INTO t FROM transfers WHERE id = t.id;
+        IF v_locked = 2 AND t.status = 'Processing' THEN
+            PERFORM end_hold(t, 0, 'expired', NULL, NULL);
+            v_wallets := v_wallets || t.from_wallet || t.to_wallet;
+            v_released := v_released + 1;
+        END IF;
+    END LOOP;
+    RETURN json_build_object('released', v_released, 'changed', changed_wallets(VARIADIC v_wallets));
+END $$;
+GRANT EXECUTE ON FUNCTION sweep_holds(integer) TO okane_app;
+
+-- Folds in what has arrived at one wallet that has something waiting, up to p_most of it; wallets that somebody has locked fold
+-- for themselves. -> {"folded": number of entries made; 0 when there is nothing more to do}
+CREATE OR REPLACE FUNCTION fold_arrivals(p_most integer)
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    w wallets;
+    v_version bigint;
+BEGIN
+    SELECT * INTO w FROM wallets WHERE id IN (SELECT DISTINCT wallet_id FROM arrivals) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+    v_version := w.version;
+    IF FOUND THEN
+        w := fold(w, p_most);
+    END IF;
+    RETURN json_build_object('folded', coalesce(w.version - v_version, 0));
+END $$;
+GRANT EXECUTE ON FUNCTION fold_arrivals(integer) TO okane_app;

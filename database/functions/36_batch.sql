@@ -1,0 +1,128 @@
+-- Pays many people from one wallet, in order; each item on its own, or all or none (p_all). An item that cannot be a transfer at
+-- all has no id in the outcome. p_items: [{"id", "to", "amount", "note"}], p_asked: SHA-256 of the request.
+-- -> {"outcome": "made" | "replayed", "refused": boolean (all or none, and none), "items": [{"code", "limit", "transaction"}],
+--     "changed": [...]}; transaction is null for an item that could not be one, and for all where none was paid
+--  | {"outcome": "session_ended" | "idempotency_key_reused" | "currency_mismatch" (no wallet in that currency)}
+--  | {"outcome": "rate_limited", "retry_after": seconds}: too many handles that nobody has
+CREATE OR REPLACE FUNCTION make_batch(p_person uuid, p_session uuid, p_id uuid, p_asked bytea, p_all boolean, p_currency text,
+                                      p_items json)
+RETURNS json LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    b batches;
+    t transfers;
+    w wallets;
+    payer wallets;
+    payee wallets;
+    item record;
+    v_paid json;
+    v_limited boolean := EXISTS (SELECT FROM limits WHERE currency = p_currency);
+    v_misses integer;
+    v_missed json;
+    v_outcomes json[] := '{}';
+BEGIN
+    -- 1. Known key?
+    SELECT * INTO b FROM batches WHERE id = p_id;
+    IF NOT FOUND THEN
+        -- 2. Everybody's wallet, in the one order.
+        SELECT id INTO payer.id FROM wallets WHERE person_id = p_person AND currency = p_currency;
+        FOR w IN SELECT o.* FROM wallets o
+                  WHERE o.id = payer.id OR (payer.id IS NOT NULL AND o.id IN (
+                        SELECT x.id FROM json_to_recordset(p_items) AS i ("to" text, amount bigint)
+                          JOIN people p ON p.handle = i."to"
+                          JOIN wallets x ON x.person_id = p.id AND x.currency = p_currency AND NOT arrives(x, i.amount)))
+                  ORDER BY o.id FOR NO KEY UPDATE LOOP
+            IF w.receiving THEN w := fold(w); END IF;
+            IF w.id = payer.id THEN payer := w; END IF;
+        END LOOP;
+        -- 3. Known key now?
+        SELECT * INTO b FROM batches WHERE id = p_id;
+    END IF;
+
+    -- 4. Decide what concerns the whole.
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    ELSIF b.id IS NOT NULL AND b.asked <> p_asked THEN
+        RETURN json_build_object('outcome', 'idempotency_key_reused');
+    ELSIF b.id IS NOT NULL THEN
+        RETURN batch_view('replayed', b, p_person, p_currency);
+    ELSIF payer.id IS NULL THEN
+        RETURN json_build_object('outcome', 'currency_mismatch');
+    END IF;
+    SELECT count(*) INTO v_misses FROM json_to_recordset(p_items) AS i ("to" text)
+     WHERE NOT EXISTS (SELECT FROM people WHERE handle = i."to");
+    IF v_misses > 0 THEN
+        v_missed := recipient_missed(p_person, v_misses);
+        IF v_missed->>'outcome' = 'rate_limited' THEN
+            RETURN v_missed;
+        END IF;
+    END IF;
+
+    -- 5. Pay one after another. A refusal undoes them all where it is all or none.
+    BEGIN
+        FOR item IN SELECT i.id, i."to", i.amount, i.note, p.name, p.id AS person, o.id AS wallet
+                      FROM ROWS FROM (json_to_recordset(p_items) AS (id uuid, "to" text, amount bigint, note text)) WITH ORDINALITY
+                           AS i (id, "to", amount, note, number)
+                      LEFT JOIN people p ON p.handle = i."to"
+                      LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency ORDER BY i.number LOOP
+            t := NULL;
+            t.id := item.id; t.from_wallet := payer.id; t.to_wallet := item.wallet; t.kind := 'transfer';
+            t.amount := item.amount; t.currency := p_currency; t.asked := item."to"; t.note := item.note;
+            t.failure_code := CASE WHEN item.person IS NULL THEN 'recipient_not_found'
+                                   WHEN item.person = p_person THEN 'self_transfer'
+                                   WHEN item.wallet IS NULL THEN 'currency_mismatch' END;
+            IF t.failure_code IS NOT NULL THEN
+                t.id := NULL;
+            ELSE
+                SELECT * INTO payer FROM wallets WHERE id = payer.id;  -- as the items before have left them
+                SELECT * INTO payee FROM wallets WHERE id = item.wallet;
+                v_paid := pay(t, payer, payee, item.name, v_limited, NULL);
+                IF v_paid->>'outcome' <> 'made' THEN
+                    RAISE EXCEPTION USING ERRCODE = 'OK002';
+                END IF;
+                t.failure_code := v_paid->'transaction'->'failure'->>'code';
+                t.failure_limit := v_paid->'limit';
+            END IF;
+            v_outcomes := v_outcomes || json_build_object('id', t.id, 'code', t.failure_code, 'limit', t.failure_limit);
+            IF p_all AND t.failure_code IS NOT NULL THEN
+                RAISE EXCEPTION USING ERRCODE = 'OK001';
+            END IF;
+        END LOOP;
+        INSERT INTO batches VALUES (p_id, p_asked, false, array_to_json(v_outcomes), now_ms()) ON CONFLICT (id) DO NOTHING;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = 'OK002';
+        END IF;
+    EXCEPTION
+        WHEN SQLSTATE 'OK001' THEN  -- nothing of it has happened, and nothing of it is a transfer
+            SELECT array_agg(json_build_object('id', NULL, 'code', o.said->>'code', 'limit', o.said->'limit') ORDER BY o.number)
+              INTO v_outcomes
+              FROM unnest(v_outcomes || array_fill('{}'::json, ARRAY[json_array_length(p_items) - cardinality(v_outcomes)]))
+                   WITH ORDINALITY AS o (said, number);
+            INSERT INTO batches VALUES (p_id, p_asked, true, array_to_json(v_outcomes), now_ms()) ON CONFLICT (id) DO NOTHING;
+            IF NOT FOUND THEN
+                RETURN json_build_object('outcome', 'idempotency_key_reused');
+            END IF;
+        WHEN SQLSTATE 'OK002' THEN  -- a key was taken, by a twin over other wallets
+            RETURN json_build_object('outcome', 'idempotency_key_reused');
+    END;
+    SELECT * INTO b FROM batches WHERE id = p_id;
+    RETURN batch_view('made', b, p_person, p_currency);
+END $$;
+GRANT EXECUTE ON FUNCTION make_batch(uuid, uuid, uuid, bytea, boolean, text, json) TO okane_app;
+
+-- What a batch came to, for the person who paid.
+CREATE OR REPLACE FUNCTION batch_view(p_outcome text, b batches, p_person uuid, p_currency text) RETURNS json
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_payer bigint := (SELECT id FROM wallets WHERE person_id = p_person AND currency = p_currency);
+BEGIN
+    RETURN (
+        SELECT json_build_object('outcome', p_outcome,
+            'refused', b.refused,
+            'items', json_agg(json_build_object('code', o.said->>'code', 'limit', o.said->'limit',
+                'transaction', CASE WHEN t.id IS NOT NULL THEN transaction_seen_from(t, v_payer) END) ORDER BY o.number),
+            'changed', (SELECT changed_wallets(VARIADIC v_payer || array_agg(DISTINCT t.to_wallet))))
+          FROM json_array_elements(b.outcomes) WITH ORDINALITY AS o (said, number)
+          LEFT JOIN transfers t ON t.id = (o.said->>'id')::uuid
+    );
+END $$;

@@ -1,0 +1,35 @@
+-- What an operator does, as the database's owner. Nothing here is granted to the application.
+
+-- Freezes a person's wallet for debit, credit or both, or thaws it; flags it as receiving, or not. Null leaves as it is.
+-- -> {"outcome": "done", "wallet": {"currency", "debit_frozen", "credit_frozen", "receiving"}} | {"outcome": "not_found"}
+CREATE OR REPLACE FUNCTION switch_wallet(p_handle text, p_currency text, p_debit_frozen boolean, p_credit_frozen boolean,
+                                         p_receiving boolean)
+RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    w wallets;
+BEGIN
+    SELECT * INTO w FROM wallets
+     WHERE person_id = (SELECT id FROM people WHERE handle = p_handle) AND currency = p_currency FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN json_build_object('outcome', 'not_found');
+    END IF;
+    UPDATE wallets SET debit_frozen = coalesce(p_debit_frozen, debit_frozen),
+           credit_frozen = coalesce(p_credit_frozen, credit_frozen), receiving = coalesce(p_receiving, receiving)
+     WHERE id = w.id RETURNING * INTO w;
+    PERFORM fold(w);
+    RETURN json_build_object('outcome', 'done', 'wallet', json_build_object('currency', w.currency,
+        'debit_frozen', w.debit_frozen, 'credit_frozen', w.credit_frozen, 'receiving', w.receiving));
+END $$;
+
+-- Sets what may be paid out per currency; a row of nulls is no limit at all. Who has been paid before is known from then on.
+CREATE OR REPLACE FUNCTION set_limits(p limits) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM limits WHERE currency = p.currency;
+    INSERT INTO limits VALUES (p.*);
+    IF p.new_recipient IS NOT NULL THEN
+        INSERT INTO payees SELECT DISTINCT from_wallet, to_wallet FROM transfers
+         WHERE kind = 'transfer' AND status = 'Success' AND currency = p.currency
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN (SELECT to_json(l) FROM limits l WHERE l.currency = p.currency);
+END $$;

@@ -1,6 +1,6 @@
--- Ends a hold: captures p_captured minor units of it and releases the rest, or releases it all (0) for p_code. The caller
--- holds the locks and has decided. p_by and p_asked: the request that did it, if one did.
-CREATE OR REPLACE FUNCTION end_hold(t transfers, p_captured bigint, p_code text, p_by uuid, p_asked text)
+-- Ends a hold: captures p_captured minor units of it and releases the rest, or releases it all (0) for p_code, at p_at.
+-- The caller holds the locks and has decided. p_by and p_asked: the request that did it, if one did.
+CREATE OR REPLACE FUNCTION end_hold(t transfers, p_at timestamptz, p_captured bigint, p_code text, p_by uuid, p_asked text)
 RETURNS transfers LANGUAGE plpgsql AS $$
 DECLARE
     payer wallets;
@@ -8,13 +8,12 @@ DECLARE
 BEGIN
     SELECT * INTO payer FROM wallets WHERE id = t.from_wallet;
     SELECT * INTO payee FROM wallets WHERE id = t.to_wallet;
-    t.completed_at := greatest(now_ms(), payer.updated_at, payee.updated_at);
     IF p_captured < t.amount THEN
         payer := count_back(payer, t.created_at, t.amount - p_captured, p_captured = 0);
     END IF;
-    payer := write_entry(payer, t.id, 'closing', t.completed_at, t.amount - p_captured, -t.amount);
-    payee := write_entry(payee, t.id, 'closing', t.completed_at, p_captured, 0);
-    UPDATE transfers SET completed_at = t.completed_at, from_seq = payer.version, to_seq = payee.version,
+    payer := write_entry(payer, t.id, 'closing', p_at, t.amount - p_captured, -t.amount);
+    payee := write_entry(payee, t.id, 'closing', p_at, p_captured, 0);
+    UPDATE transfers SET completed_at = p_at, from_seq = payer.version, to_seq = payee.version,
            failure_code = p_code, captured_amount = nullif(p_captured, 0), resolved_by = p_by, resolved_asked = p_asked,
            status = CASE WHEN p_captured > 0 THEN 'Success' ELSE 'Failure' END::transfer_status
      WHERE id = t.id RETURNING * INTO t;
@@ -40,6 +39,7 @@ DECLARE
     v_payee_person uuid;
     v_frozen boolean;
     v_room boolean;
+    v_at timestamptz;
     v_captured bigint;
 BEGIN
     IF NOT session_live(p_person, p_session) THEN
@@ -64,13 +64,14 @@ BEGIN
     -- 3. How is it now?
     SELECT * INTO t FROM transfers WHERE id = p_id;
     SELECT bool_or(CASE w.id WHEN t.from_wallet THEN w.debit_frozen ELSE w.credit_frozen END),
-           bool_and(w.id = t.from_wallet OR has_room(w, coalesce(p_amount, t.amount)))
-      INTO v_frozen, v_room FROM wallets w WHERE w.id IN (t.from_wallet, t.to_wallet);
+           bool_and(w.id = t.from_wallet OR has_room(w, coalesce(p_amount, t.amount))),
+           greatest(now_ms(), max(w.updated_at))
+      INTO v_frozen, v_room, v_at FROM wallets w WHERE w.id IN (t.from_wallet, t.to_wallet);
     -- 4. Decide.
     IF t.status <> 'Processing' THEN
         RETURN json_build_object('outcome', 'ended', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
-    ELSIF t.expires_at <= clock_timestamp() THEN
-        PERFORM end_hold(t, 0, 'expired', NULL, NULL);
+    ELSIF t.expires_at <= v_at THEN
+        PERFORM end_hold(t, v_at, 0, 'expired', NULL, NULL);
         RETURN json_build_object('outcome', 'expired', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
     ELSIF p_capture AND p_amount > t.amount THEN
         RETURN json_build_object('outcome', 'capture_exceeds_hold', 'held', t.amount);
@@ -81,7 +82,7 @@ BEGIN
     END IF;
     -- 5. Write.
     v_captured := CASE WHEN p_capture THEN coalesce(p_amount, t.amount) ELSE 0 END;
-    t := end_hold(t, v_captured, CASE WHEN NOT p_capture THEN 'voided' END, p_key, v_asked);
+    t := end_hold(t, v_at, v_captured, CASE WHEN NOT p_capture THEN 'voided' END, p_key, v_asked);
     RETURN json_build_object('outcome', 'made', 'transaction', transaction_seen_from(t, t.to_wallet),
                              'changed', changed_wallets(t.from_wallet, t.to_wallet));
 END $$;
@@ -96,6 +97,7 @@ DECLARE
     t transfers;
     w wallets;
     v_locked integer;
+    v_at timestamptz;
     v_wallets bigint[] := '{}';
     v_released integer := 0;
 BEGIN
@@ -110,7 +112,8 @@ BEGIN
         END LOOP;
         SELECT * INTO t FROM transfers WHERE id = t.id;
         IF v_locked = 2 AND t.status = 'Processing' THEN
-            PERFORM end_hold(t, 0, 'expired', NULL, NULL);
+            SELECT greatest(now_ms(), max(updated_at)) INTO v_at FROM wallets WHERE id IN (t.from_wallet, t.to_wallet);
+            PERFORM end_hold(t, v_at, 0, 'expired', NULL, NULL);
             v_wallets := v_wallets || t.from_wallet || t.to_wallet;
             v_released := v_released + 1;
         END IF;

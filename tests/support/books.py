@@ -175,25 +175,33 @@ class Ledger:
         return page
 
 
-# What each transfer has done on each of its sides, and in how many entries.
+# What each transfer has done on each of its sides, and in how many lines. An arrival is a line that has no number yet.
 _SIDES = """
-    WITH sides AS (
-        SELECT t.id, s.wallet_id, s.seq AS said, s.sign, t.status, t.amount, t.kind, t.completed_at,
-               count(e.seq) AS entries, max(e.seq) AS latest, min(e.seq) AS first,
-               min(e.seq) FILTER (WHERE e.opening) AS opening, count(e.seq) FILTER (WHERE e.opening) AS openings,
-               coalesce(sum(e.available_delta), 0) AS available, coalesce(sum(e.locked_delta), 0) AS locked,
-               (array_agg(e.created_at ORDER BY e.seq DESC))[1] AS at
+    WITH lines AS (
+        SELECT wallet_id, transfer_id, seq, available_delta, coalesce(locked_delta, 0) AS locked_delta, tag::text AS tag
+          FROM entry_rows
+         UNION ALL SELECT wallet_id, transfer_id, NULL, amount, 0, 'arrival' FROM arrivals
+    ), sides AS (
+        SELECT t.*, s.wallet_id, s.said, s.sign,
+               t.failure_code IN ('insufficient_funds', 'limit_exceeded', 'wallet_frozen') AS refused,
+               count(l.wallet_id) AS lines, max(l.seq) FILTER (WHERE l.tag IS DISTINCT FROM 'folded') AS latest,
+               count(l.wallet_id) FILTER (WHERE l.tag IS DISTINCT FROM 'closing') AS openings,
+               count(*) FILTER (WHERE l.tag = 'closing') AS closings,
+               max(l.seq) FILTER (WHERE l.tag = 'closing') < max(l.seq) AS closed_first,
+               coalesce(sum(l.available_delta), 0) AS available, coalesce(sum(l.locked_delta), 0) AS locked
           FROM transfers t
-         CROSS JOIN LATERAL (VALUES (t.from_wallet, t.from_seq, -1), (t.to_wallet, t.to_seq, 1)) s (wallet_id, seq, sign)
-          LEFT JOIN entries e ON e.transfer_id = t.id AND e.wallet_id = s.wallet_id
-         GROUP BY t.id, s.wallet_id, s.seq, s.sign, t.status, t.amount, t.kind, t.completed_at)
+         CROSS JOIN LATERAL (VALUES (t.from_wallet, t.from_seq, -1), (t.to_wallet, t.to_seq, 1)) s (wallet_id, said, sign)
+          LEFT JOIN lines l ON l.transfer_id = t.id AND l.wallet_id = s.wallet_id
+         GROUP BY t.id, s.wallet_id, s.said, s.sign)
 """
 
 # Each selects what must not be there; ledger.md's invariants by number.
 CHECKS: Mapping[str, str] = {
     # 1
     "a currency does not add up to nothing": """
-        SELECT currency, sum(available + locked) FROM wallets GROUP BY currency HAVING sum(available + locked) <> 0
+        SELECT currency, sum(available + locked + coalesce(arrived, 0)) FROM wallets
+          LEFT JOIN (SELECT wallet_id, sum(amount) AS arrived FROM arrivals GROUP BY wallet_id) a ON a.wallet_id = id
+         GROUP BY currency HAVING sum(available + locked + coalesce(arrived, 0)) <> 0
     """,
     # 2
     "a wallet is not the sum of its entries": """
@@ -213,7 +221,8 @@ CHECKS: Mapping[str, str] = {
          WHERE (seq, available_after, locked_after) <> (before + 1, available + available_delta, locked + locked_delta)
     """,
     "an entry belongs to no transfer of its wallet": """
-        SELECT e.wallet_id, e.seq FROM entries e
+        SELECT e.wallet_id, e.transfer_id FROM (SELECT wallet_id, transfer_id FROM entry_rows
+                                      UNION ALL SELECT wallet_id, transfer_id FROM arrivals) e
          WHERE NOT EXISTS (SELECT FROM wallets w WHERE w.id = e.wallet_id)
             OR NOT EXISTS (SELECT FROM transfers t
                             WHERE t.id = e.transfer_id AND e.wallet_id IN (t.from_wallet, t.to_wallet))
@@ -231,57 +240,93 @@ CHECKS: Mapping[str, str] = {
     "a success has not moved its amount from one side to the other": _SIDES
     + """
         SELECT id, sign, available, locked FROM sides
-         WHERE status = 'Success' AND (available, locked) <> (sign * amount, 0)
+         WHERE status = 'Success' AND (available, locked) <> (sign * coalesce(captured_amount, amount), 0)
     """,
     "what has not succeeded has moved something": _SIDES
     + """
         SELECT id, sign, available, locked FROM sides
-         WHERE status <> 'Success' AND (available + locked <> 0 OR (locked <> 0 AND (status = 'Failure' OR kind = 'deposit')))
+         WHERE status <> 'Success' AND (available, locked) <> (
+                CASE WHEN status = 'Processing' AND kind <> 'deposit' AND sign = -1 THEN -amount ELSE 0 END,
+                CASE WHEN status = 'Processing' AND kind <> 'deposit' AND sign = -1 THEN amount ELSE 0 END)
     """,
     "a transfer and its entries disagree about each other": _SIDES
     + """
-        SELECT id, sign, said, latest, opening, first, entries FROM sides
-         WHERE said IS DISTINCT FROM latest OR opening IS DISTINCT FROM first OR openings > 1
+        SELECT id, sign, said, latest FROM sides WHERE said IS DISTINCT FROM latest OR closed_first
     """,
-    "a transfer is half done": _SIDES
+    "a transfer does not have the lines of its state": _SIDES
     + """
-        SELECT id FROM sides GROUP BY id
-        HAVING sum(entries) = 0 OR (min(status) = 'Success' AND min(entries) = 0)
-            OR (min(completed_at) IS NOT NULL AND max(at) <> min(completed_at))
+        SELECT id, kind, status, sign, openings, closings FROM sides
+         WHERE openings <> CASE sign WHEN -1 THEN kind <> 'deposit'
+                                     ELSE kind <> 'withdrawal' AND refused IS NOT TRUE END::integer
+            OR closings <> CASE
+                WHEN status = 'Processing' OR refused THEN false
+                WHEN kind = 'deposit' THEN sign = 1 OR status = 'Success'
+                WHEN kind = 'withdrawal' THEN sign = -1 OR status = 'Success'
+                ELSE expires_at IS NOT NULL END::integer
     """,
     "a transfer has the wrong wallets": """
         SELECT t.id FROM transfers t
           LEFT JOIN wallets f ON f.id = t.from_wallet
           LEFT JOIN wallets o ON o.id = t.to_wallet
+          LEFT JOIN transfers r ON r.id = t.refund_of
          WHERE (f.currency, o.currency) IS DISTINCT FROM (t.currency, t.currency)
-            OR o.person_id IS NULL OR (t.kind = 'deposit') <> (f.party IS NOT NULL)
-            OR (t.kind = 'deposit' AND f.party <> 'bank:' || t.asked)
+            OR f.party IS DISTINCT FROM CASE t.kind WHEN 'deposit' THEN 'bank:' || t.asked END
+            OR o.party IS DISTINCT FROM CASE t.kind WHEN 'withdrawal' THEN 'bank:' || t.asked END
+            OR (t.kind = 'refund' AND (r.kind, r.from_wallet, r.to_wallet) IS DISTINCT FROM
+                                      ('transfer'::transfer_kind, t.to_wallet, t.from_wallet))
     """,
     # 5
-    "a transfer has ended twice": _SIDES + "SELECT id, sign, entries FROM sides WHERE entries > 2",
+    "more was captured than was held, or outside its time": """
+        SELECT id FROM transfers WHERE captured_amount > amount OR (captured_amount IS NOT NULL AND completed_at >= expires_at)
+    """,
+    "more was refunded than was captured": """
+        SELECT o.id, sum(r.amount) FROM transfers r JOIN transfers o ON o.id = r.refund_of WHERE r.status = 'Success'
+         GROUP BY o.id HAVING o.status <> 'Success' OR sum(r.amount) > coalesce(o.captured_amount, o.amount)
+    """,
     # 6
     "a key names two transfers": "SELECT id, count(*) FROM transfers GROUP BY id HAVING count(*) > 1",
     "an event was recorded twice": """
         SELECT bank, webhook_id, count(*) FROM bank_events GROUP BY bank, webhook_id HAVING count(*) > 1
     """,
-    "a movement at the bank was credited twice": """
-        SELECT bank, bank_reference, count(*) FROM bank_events WHERE status = 'processed' AND type = 'deposit.succeeded'
-         GROUP BY bank, bank_reference HAVING count(*) > 1
+    "a movement at the bank was posted twice": """
+        SELECT bank, bank_reference, type, count(*) FROM bank_events WHERE status = 'processed' AND type LIKE '%.succeeded'
+         GROUP BY bank, bank_reference, type HAVING count(*) > 1
     """,
-    "a deposit has not ended by exactly one event": """
+    "a transfer with a bank has not ended by exactly one event": """
         SELECT t.id, t.status, e.succeeded, e.failed FROM transfers t
          CROSS JOIN LATERAL (
-            SELECT count(*) FILTER (WHERE type = 'deposit.succeeded') AS succeeded,
-                   count(*) FILTER (WHERE type = 'deposit.failed') AS failed FROM bank_events
+            SELECT count(*) FILTER (WHERE type = t.kind || '.succeeded') AS succeeded,
+                   count(*) FILTER (WHERE type = t.kind || '.failed') AS failed FROM bank_events
              WHERE reference = t.id::text AND status = 'processed' AND settled_at IS NOT NULL
                AND (bank, amount, currency) = (t.asked, t.amount, t.currency)) e
-         WHERE t.kind = 'deposit' AND (e.succeeded, e.failed) <>
-               ((t.status = 'Success')::integer, (t.status = 'Failure')::integer)
+         WHERE t.kind IN ('deposit', 'withdrawal') AND (e.succeeded, e.failed) <>
+               ((t.status = 'Success')::integer, (t.failure_code IS NOT DISTINCT FROM 'declined')::integer)
     """,
     "an event waits, or has acted, for no reason": """
         SELECT e.bank, e.webhook_id, e.status FROM bank_events e LEFT JOIN transfers t ON t.id::text = e.reference
          WHERE (e.status = 'processed') <> (e.settled_at IS NOT NULL) OR (e.status = 'processed' AND t.id IS NULL)
             OR (e.status = 'parked' AND t.id IS NOT NULL)
+    """,
+    "a batch has lost an item": """
+        SELECT b.id FROM batches b CROSS JOIN json_array_elements(b.outcomes) o
+         WHERE o->>'id' IS NOT NULL AND (b.refused OR NOT EXISTS (
+               SELECT FROM transfers t WHERE t.id = (o->>'id')::uuid AND t.failure_code IS NOT DISTINCT FROM o->>'code'))
+    """,
+    # 7
+    "what counts for the limits is not what was paid": """
+        SELECT wallet_id, day, sum(amount), sum(count) FROM (
+            SELECT from_wallet AS wallet_id, (created_at AT TIME ZONE 'UTC')::date AS day,
+                   -CASE status WHEN 'Failure' THEN 0 ELSE coalesce(captured_amount, amount) END AS amount,
+                   -(status <> 'Failure')::integer AS count
+              FROM transfers WHERE kind IN ('transfer', 'withdrawal')
+             UNION ALL SELECT id, day, day_amount, day_count FROM wallets WHERE day IS NOT NULL
+             UNION ALL SELECT wallet_id, day, amount, count FROM wallet_days) said
+         GROUP BY wallet_id, day HAVING sum(amount) <> 0 OR sum(count) <> 0
+    """,
+    "the days before do not add up": """
+        SELECT w.id, w.earlier_amount, w.earlier_count FROM wallets w
+          LEFT JOIN wallet_days d ON d.wallet_id = w.id AND d.day BETWEEN w.day - 29 AND w.day - 1
+         GROUP BY w.id HAVING (w.earlier_amount, w.earlier_count) <> (coalesce(sum(d.amount), 0), coalesce(sum(d.count), 0))
     """,
 }
 

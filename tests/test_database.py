@@ -20,10 +20,10 @@ LAYER = ROOT / "layers" / "okane_common" / "okane_common"
 SOMEBODY = "00000000-0000-4000-8000-000000000001"
 
 
-def again(table: str, **changes: object) -> str:
+def again(table: str, where: str = "true", **changes: object) -> str:
     """Insert a row once more, with changes."""
     new = json.dumps(changes)
-    return f"INSERT INTO {table} SELECT (jsonb_populate_record(old, '{new}')).* FROM {table} old LIMIT 1"
+    return f"INSERT INTO {table} SELECT (jsonb_populate_record(old, '{new}')).* FROM {table} old WHERE {where} LIMIT 1"
 
 
 def transfer(**changes: object) -> str:
@@ -81,23 +81,59 @@ REFUSED = {
         f"UPDATE wallets SET available = {2**53 - 1}, locked = 1 WHERE person_id IS NOT NULL",
     ],
     "transfers_amount": [transfer(amount=amount) for amount in (0, -1, 2**53)],
-    "transfers_two_sides": [transfer(from_wallet=SOMEBODY, to_wallet=SOMEBODY)],
+    "transfers_two_sides": [transfer(from_wallet=1, to_wallet=1)],
     "transfers_end": [transfer(status="Processing"), transfer(completed_at=None)],
     "transfers_failure": [transfer(status="Failure"), transfer(failure_code="declined")],
+    "transfers_captured": [
+        transfer(kind="transfer", amount=5, captured_amount=6),
+        transfer(kind="transfer", amount=5, captured_amount=0),
+        transfer(kind="transfer", amount=5, captured_amount=5, status="Failure", failure_code="voided"),
+        transfer(kind="deposit", amount=5, captured_amount=5),
+    ],
+    "transfers_refund": [transfer(kind="refund"), transfer(kind="transfer", refund_of=SOMEBODY)],
+    "transfers_account": [transfer(kind="withdrawal"), transfer(kind="transfer", account="1")],
+    "transfers_resolved_by_once": [again("transfers", "resolved_by IS NOT NULL", id=SOMEBODY)],
     "transfers_pkey": [again("transfers")],
-    "entries_pkey": [again("entries")],
-    "entries_seq": [again("entries", seq=0)],
+    "entries_pkey": [again("entry_rows")],
+    "entries_seq": [again("entry_rows", seq=0)],
+    "arrivals_amount": [
+        f"INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (1, '{SOMEBODY}', {amount}, now())"
+        for amount in (-1, 2**53)
+    ],
+    "wallets_paid_out": [
+        f"UPDATE wallets SET {counter} = -1"
+        for counter in ("day_amount", "day_count", "earlier_amount", "earlier_count")
+    ],
+    "wallet_days_paid_out": [
+        f"INSERT INTO wallet_days VALUES (1, '2026-11-23', {used})" for used in ("-1, 1", "1, -1")
+    ],
+    "limits_currency": ["INSERT INTO limits (currency) VALUES ('inr')"],
+    "limits_caps": ["INSERT INTO limits (currency, day_count) VALUES ('INR', -1)"],
+    "limits_new_account": [
+        "INSERT INTO limits (currency, new_account) VALUES ('INR', 5)",
+        "INSERT INTO limits (currency, new_account_days) VALUES ('INR', 5)",
+    ],
+    "audits_scope": [
+        "INSERT INTO audits (scope, started_at, finished_at, checked, differences) VALUES ('half', now(), now(), '{}', '[]')"
+    ],
     "bank_events_pkey": [again("bank_events")],
     "bank_events_status": ["UPDATE bank_events SET status = 'fine'"],
-    "bank_events_one_credit": [again("bank_events", webhook_id="other")],
+    "bank_events_one_credit": [again("bank_events", "type = 'deposit.succeeded'", webhook_id="other")],
+    "bank_events_one_payout": [again("bank_events", "type = 'withdrawal.succeeded'", webhook_id="other")],
 }
 
 # What the triggers refuse, also to the owner.
 CHANGES = [
-    "UPDATE entries SET available_delta = 1",
-    "UPDATE entries SET created_at = now()",
-    "DELETE FROM entries",
-    "TRUNCATE entries",
+    "UPDATE entry_rows SET available_delta = 1",
+    "UPDATE entry_rows SET tag = 'closing'",
+    "DELETE FROM entry_rows",
+    "TRUNCATE entry_rows",
+    "UPDATE arrivals SET amount = amount + 1",
+    "TRUNCATE arrivals",
+    "UPDATE batches SET outcomes = '[]'",
+    "DELETE FROM batches",
+    "UPDATE audits SET differences = '[]'",
+    "DELETE FROM audits",
     "DELETE FROM transfers",
     "DELETE FROM transfers WHERE status = 'Processing'",
     "TRUNCATE transfers",
@@ -108,8 +144,11 @@ CHANGES = [
         f"UPDATE transfers SET {change} WHERE status = 'Processing'"
         for change in (
             "id = gen_random_uuid()",
-            "from_wallet = gen_random_uuid()",
-            "to_wallet = gen_random_uuid()",
+            "from_wallet = -1",
+            "to_wallet = -1",
+            "refund_of = id",
+            "account = 'other'",
+            "expires_at = expires_at + interval '1 day'",
             "amount = amount + 1",
             "currency = 'USD'",
             "kind = 'transfer'",
@@ -119,7 +158,7 @@ CHANGES = [
     ),
     "DELETE FROM bank_events",
     "TRUNCATE bank_events",
-    "TRUNCATE wallets, transfers, entries, bank_events CASCADE",
+    "TRUNCATE wallets, transfers, entry_rows, bank_events CASCADE",
 ]
 
 
@@ -132,6 +171,19 @@ def asha(database: Database) -> Party:
         ledger.transfer(asha, "key-paid", ravi.handle, 300)
         ledger.transfer(asha, "key-poor", ravi.handle, 9000)
         ledger.intend(asha, "key-open", 70)
+        paid_out = ledger.withdraw(asha, "key-out", 50)["transaction"]["id"]
+        ledger.event(paid_out, 50, type="withdrawal.succeeded")
+        held = ledger.hold(asha, "key-hold", ravi.handle, 5)["transaction"]["id"]
+        ledger.capture(ravi, "key-capture", held)
+        ledger.batch(asha, "key-batch", [(ravi.handle, 1)])
+    with psycopg.connect(database.url) as owner:
+        owner.execute("SET search_path = okane")
+        owner.execute(
+            "INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) SELECT 1, id, 1, now() FROM transfers LIMIT 1"
+        )
+        owner.execute(
+            "INSERT INTO audits (scope, started_at, finished_at, checked, differences) VALUES ('full', now(), now(), '{}', '[]')"
+        )
     return asha
 
 
@@ -210,7 +262,10 @@ def test_application_makes_nothing_outside_its_temporary_schema(owner: "psycopg.
         "UPDATE okane.wallets SET available = 1000000",
         "INSERT INTO okane.bank_events DEFAULT VALUES",
         "DELETE FROM okane.sessions",
-        "TRUNCATE okane.entries",
+        "TRUNCATE okane.entry_rows",
+        "SELECT * FROM okane.entries",
+        "SELECT * FROM okane.arrivals",
+        "UPDATE okane.limits SET payment = NULL",
         "SELECT nextval('okane.sign_ups_id_seq')",
         "COPY okane.people TO STDOUT",
         "CREATE TABLE okane.mine ()",
@@ -271,7 +326,7 @@ def test_things_of_the_same_name_in_the_temporary_schema_are_not_used(app: Ledge
     assert app.call("read_wallet", asha.person, stranger, "INR") == {"outcome": "session_ended"}
     assert app.transfer(asha._replace(session=stranger), "key-theft", "nobody", 5) == {"outcome": "session_ended"}
     read = app.wallet(asha)
-    assert read["available"] == 700
+    assert read["available"] == 645
     assert read["as_of"].startswith("20")
 
 

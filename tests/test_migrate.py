@@ -16,10 +16,12 @@ from database import migrate as module
 from database.migrate import APP_ROLE, MigrationError, migrate, set_app_password
 from local.platform import app_url
 from local.postgres import create_database, drop_database
-from tests.support.books import Ledger
+from tests.support.books import Ledger, check_books
 from tests.support.platform import Services
 
-FILES = ["0001_people.sql", "0002_ledger.sql", "0003_bank_events.sql"]
+FILES = ["0001_people.sql", "0002_ledger.sql", "0003_bank_events.sql", "0004_complete_ledger.sql"]
+
+OLD_BOOKS = Path(__file__).with_name("support") / "old_books.sql"
 
 
 @pytest.fixture
@@ -135,16 +137,61 @@ def test_missing_file_is_refused(empty: str, files: Path) -> None:
 def test_overtaken_number_is_refused(empty: str, files: Path) -> None:
     migrate(empty)
     (files / "migrations" / "0002_zebra.sql").write_text("CREATE TABLE zebra ()")
-    with pytest.raises(MigrationError, match=r"0002_zebra\.sql comes before 0003_bank_events\.sql.*new number"):
+    with pytest.raises(MigrationError, match=r"0002_zebra\.sql comes before 0004_complete_ledger\.sql.*new number"):
         migrate(empty)
     assert ask(empty, "SELECT to_regclass('okane.zebra')") is None
 
 
+def test_books_from_before_are_carried_over(services: Services, empty: str, files: Path) -> None:
+    new, functions_now = files / "migrations" / FILES[3], files / "functions"
+    kept = new.read_text()
+    new.unlink()
+    functions_now.rename(files / "functions_now")  # they are for the tables of today
+    functions_now.mkdir()
+    assert migrate(empty) == FILES[:3]
+    with psycopg.connect(empty) as owner:
+        owner.execute(OLD_BOOKS.read_bytes())
+    new.write_text(kept)
+    functions_now.rmdir()
+    (files / "functions_now").rename(functions_now)
+    assert migrate(empty) == FILES[3:]
+    assert check_books(empty) == []
+    with psycopg.connect(empty) as owner:
+        owner.execute("SET search_path = okane")
+        lines = owner.execute(
+            "SELECT seq, available_delta, available_after, opening, entries.created_at::text FROM entries"
+            " JOIN wallets ON id = wallet_id JOIN people ON people.id = person_id WHERE handle = 'asha' ORDER BY seq"
+        ).fetchall()
+        paid_out = owner.execute(
+            "SELECT day::text, day_amount, day_count, earlier_amount, earlier_count FROM wallets WHERE day IS NOT NULL"
+        ).fetchall()
+        days = owner.execute("SELECT day::text, amount, count FROM wallet_days").fetchall()
+        [number] = owner.execute(
+            "INSERT INTO wallets (party, stripe, currency) VALUES ('fees', 0, 'INR') RETURNING id"
+        ).fetchone() or [0]
+        owner.rollback()
+    assert [(*line[:4], line[4][:16]) for line in lines] == [
+        (1, 0, 0, True, "2026-11-20 10:00"),
+        (2, 1000, 1000, False, "2026-11-20 10:01"),
+        (3, -300, 700, True, "2026-11-20 10:02"),
+        (4, -50, 650, True, "2026-11-21 10:01"),
+        (5, 0, 650, True, "2026-11-21 10:02"),
+        (6, 0, 650, True, "2026-11-21 10:03"),
+    ]
+    assert (paid_out, days) == ([("2026-11-21", 50, 1, 300, 1)], [("2026-11-20", 300, 1)])
+    assert number == 4
+    # And they go on: what was open ends.
+    with Ledger(app_url(empty, services.secrets.app_password)) as ledger:
+        set_app_password(services.server_url, services.secrets.app_password)
+        assert ledger.event("00000000-0000-8000-8000-000000000005", 70)["status"] == "processed"
+    assert check_books(empty) == []
+
+
 def test_next_number_is_applied_alone(empty: str, files: Path) -> None:
     migrate(empty)
-    (files / "migrations" / "0004_zebra.sql").write_text("CREATE TABLE zebra ()")
-    assert migrate(empty) == ["0004_zebra.sql"]
-    assert recorded(empty) == [*FILES, "0004_zebra.sql"]
+    (files / "migrations" / "0005_zebra.sql").write_text("CREATE TABLE zebra ()")
+    assert migrate(empty) == ["0005_zebra.sql"]
+    assert recorded(empty) == [*FILES, "0005_zebra.sql"]
     assert ask(empty, "SELECT to_regclass('okane.zebra')") is not None
 
 

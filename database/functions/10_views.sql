@@ -36,6 +36,9 @@ $$;
 -- A wallet with what has arrived and is not folded in yet: what its owner has.
 CREATE OR REPLACE FUNCTION with_arrivals(w wallets) RETURNS wallets LANGUAGE plpgsql STABLE AS $$
 BEGIN
+    IF NOT w.has_received THEN
+        RETURN w;
+    END IF;
     SELECT w.available + coalesce(sum(amount), 0), w.version + count(*), greatest(w.updated_at, max(arrived_at))
       INTO w.available, w.version, w.updated_at FROM arrivals WHERE wallet_id = w.id;
     RETURN w;
@@ -75,13 +78,18 @@ CREATE OR REPLACE FUNCTION mask_name(p_name text) RETURNS text LANGUAGE sql IMMU
 $$;
 
 -- Who a wallet belongs to, to the person on the other side. The full name is for those who have paid one another: a payment
--- that failed must not be a way around the mask.
+-- that failed, or a hold that is given back, must not be a way around the mask.
 CREATE OR REPLACE FUNCTION counterparty_view(p_party text, p_handle text, p_name text, p_status transfer_status)
 RETURNS json
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN p_party IS NULL THEN json_build_object('handle', p_handle,
-                    'name', CASE p_status WHEN 'Failure' THEN mask_name(p_name) ELSE p_name END)
+                    'name', CASE p_status WHEN 'Success' THEN p_name ELSE mask_name(p_name) END)
                 ELSE json_build_object('bank', substr(p_party, length('bank:') + 1)) END
+$$;
+
+-- Whether a transfer was refused when it was asked for. Then it has no other side: it is its payer's alone.
+CREATE OR REPLACE FUNCTION refused(t transfers) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT t.status = 'Failure' AND t.failure_code IN ('insufficient_funds', 'limit_exceeded', 'wallet_frozen')
 $$;
 
 -- A transfer as one of its parties sees it, from what is known already. A plain expression, so that it is inlined.
@@ -104,7 +112,7 @@ RETURNS json LANGUAGE sql STABLE AS $$
         'failure', failure_view(t.failure_code),
         'created_at', moment(t.created_at),
         'completed_at', moment(t.completed_at),
-        'expires_at', moment(t.expires_at),
+        'expires_at', CASE WHEN NOT refused(t) THEN moment(t.expires_at) END,
         'payment_url', CASE WHEN t.status = 'Processing' THEN t.payment_url END,
         'refund_of', t.refund_of)
 $$;

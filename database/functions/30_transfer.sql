@@ -24,7 +24,7 @@ DECLARE
     v_amount bigint;
     v_at timestamptz;
 BEGIN
-    IF NOT EXISTS (SELECT FROM arrivals WHERE wallet_id = w.id) THEN
+    IF NOT w.has_received OR NOT EXISTS (SELECT FROM arrivals WHERE wallet_id = w.id) THEN
         RETURN w;
     END IF;
     WITH taken AS (
@@ -189,7 +189,7 @@ BEGIN
         FOR w IN SELECT * FROM wallets
                   WHERE id IN (payer.id, CASE WHEN NOT arrives(payee, p_amount) THEN payee.id END)
                   ORDER BY id FOR NO KEY UPDATE LOOP
-            IF w.receiving THEN w := fold(w); END IF;
+            IF w.has_received THEN w := fold(w); END IF;
             IF w.id = payer.id THEN payer := w; ELSE payee := w; END IF;
         END LOOP;
         -- 3. Known key now? A twin of this request may have held the locks until a moment ago.

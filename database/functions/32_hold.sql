@@ -34,6 +34,7 @@ RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     t transfers;
+    known transfers;
     v_asked text := CASE WHEN p_capture THEN 'capture ' || coalesce(p_amount::text, 'all') ELSE 'void' END;
     v_payer_person uuid;
     v_payee_person uuid;
@@ -42,32 +43,34 @@ DECLARE
     v_at timestamptz;
     v_captured bigint;
 BEGIN
-    IF NOT session_live(p_person, p_session) THEN
-        RETURN json_build_object('outcome', 'session_ended');
-    END IF;
     -- 1. Known key? One at a time for a key: its twin may be at another hold, over other wallets.
     PERFORM lock_name(3, p_key::text);
-    SELECT * INTO t FROM transfers WHERE resolved_by = p_key;
-    IF FOUND THEN
-        RETURN replay(t, t.to_wallet, t.id = p_id AND t.resolved_asked = v_asked);
+    SELECT * INTO known FROM transfers WHERE resolved_by = p_key;
+    IF NOT FOUND THEN
+        -- 2. Whose is it? Then its wallets.
+        SELECT * INTO t FROM transfers WHERE id = p_id AND kind = 'transfer';
+        SELECT person_id INTO v_payer_person FROM wallets WHERE id = t.from_wallet;
+        SELECT person_id INTO v_payee_person FROM wallets WHERE id = t.to_wallet;
+        IF p_person = v_payee_person THEN
+            PERFORM lock_sides(t.from_wallet, t.to_wallet);
+        END IF;
     END IF;
-    -- 2. Whose is it? Then its wallets.
-    SELECT * INTO t FROM transfers WHERE id = p_id AND kind = 'transfer';
-    SELECT person_id INTO v_payer_person FROM wallets WHERE id = t.from_wallet;
-    SELECT person_id INTO v_payee_person FROM wallets WHERE id = t.to_wallet;
-    IF p_person = v_payer_person THEN
+
+    -- 3. Decide.
+    IF NOT session_live(p_person, p_session) THEN
+        RETURN json_build_object('outcome', 'session_ended');
+    ELSIF known.id IS NOT NULL THEN
+        RETURN replay(known, known.to_wallet, known.id = p_id AND known.resolved_asked = v_asked);
+    ELSIF p_person = v_payer_person THEN
         RETURN json_build_object('outcome', 'forbidden');
-    ELSIF p_person IS DISTINCT FROM v_payee_person OR (t.status = 'Failure' AND t.expires_at IS NULL) THEN
+    ELSIF p_person IS DISTINCT FROM v_payee_person OR refused(t) THEN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
-    PERFORM lock_sides(t.from_wallet, t.to_wallet);
-    -- 3. How is it now?
-    SELECT * INTO t FROM transfers WHERE id = p_id;
+    SELECT * INTO t FROM transfers WHERE id = p_id;  -- as it is now
     SELECT bool_or(CASE w.id WHEN t.from_wallet THEN w.debit_frozen ELSE w.credit_frozen END),
            bool_and(w.id = t.from_wallet OR has_room(w, coalesce(p_amount, t.amount))),
            greatest(now_ms(), max(w.updated_at))
       INTO v_frozen, v_room, v_at FROM wallets w WHERE w.id IN (t.from_wallet, t.to_wallet);
-    -- 4. Decide.
     IF t.status <> 'Processing' THEN
         RETURN json_build_object('outcome', 'ended', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
     ELSIF t.expires_at <= v_at THEN
@@ -80,7 +83,8 @@ BEGIN
     ELSIF p_capture AND NOT v_room THEN
         RETURN json_build_object('outcome', 'limit_exceeded', 'limit', room_limit());
     END IF;
-    -- 5. Write.
+
+    -- 4. Write.
     v_captured := CASE WHEN p_capture THEN coalesce(p_amount, t.amount) ELSE 0 END;
     t := end_hold(t, v_at, v_captured, CASE WHEN NOT p_capture THEN 'voided' END, p_key, v_asked);
     RETURN json_build_object('outcome', 'made', 'transaction', transaction_seen_from(t, t.to_wallet),

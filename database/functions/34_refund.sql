@@ -36,7 +36,7 @@ BEGIN
         RETURN replay(t, t.from_wallet, (t.refund_of, t.asked, t.note) IS NOT DISTINCT FROM (p_of, v_asked, p_note));
     ELSIF p_person = v_payer_person THEN
         RETURN json_build_object('outcome', 'forbidden');
-    ELSIF p_person IS DISTINCT FROM v_payee_person OR (o.status = 'Failure' AND o.expires_at IS NULL) THEN
+    ELSIF p_person IS DISTINCT FROM v_payee_person OR refused(o) THEN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
     SELECT * INTO o FROM transfers WHERE id = p_of;

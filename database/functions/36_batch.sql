@@ -32,7 +32,7 @@ BEGIN
                           JOIN people p ON p.handle = i."to"
                           JOIN wallets x ON x.person_id = p.id AND x.currency = p_currency AND NOT arrives(x, i.amount)))
                   ORDER BY o.id FOR NO KEY UPDATE LOOP
-            IF w.receiving THEN w := fold(w); END IF;
+            IF w.has_received THEN w := fold(w); END IF;
             IF w.id = payer.id THEN payer := w; END IF;
         END LOOP;
         -- 3. Known key now?

@@ -14,7 +14,8 @@ BEGIN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
     UPDATE wallets SET debit_frozen = coalesce(p_debit_frozen, debit_frozen),
-           credit_frozen = coalesce(p_credit_frozen, credit_frozen), receiving = coalesce(p_receiving, receiving)
+           credit_frozen = coalesce(p_credit_frozen, credit_frozen), receiving = coalesce(p_receiving, receiving),
+           has_received = has_received OR coalesce(p_receiving, false)
      WHERE id = w.id RETURNING * INTO w;
     PERFORM fold(w);
     RETURN json_build_object('outcome', 'done', 'wallet', json_build_object('currency', w.currency,

@@ -28,6 +28,7 @@ CREATE TABLE wallets (
     currency       text NOT NULL,
     -- An operator's switches.
     receiving      boolean NOT NULL DEFAULT false,  -- takes credits without locking its row: see arrivals
+    has_received   boolean NOT NULL DEFAULT false,  -- was receiving once, so that there may be arrivals
     debit_frozen   boolean NOT NULL DEFAULT false,
     credit_frozen  boolean NOT NULL DEFAULT false,
     CONSTRAINT wallets_one_per_person UNIQUE (person_id, currency),

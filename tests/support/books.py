@@ -181,18 +181,21 @@ _SIDES = """
         SELECT wallet_id, transfer_id, seq, available_delta, coalesce(locked_delta, 0) AS locked_delta, tag::text AS tag
           FROM entry_rows
          UNION ALL SELECT wallet_id, transfer_id, NULL, amount, 0, 'arrival' FROM arrivals
+    ), sums AS (
+        SELECT wallet_id, transfer_id, max(seq) FILTER (WHERE tag IS DISTINCT FROM 'folded') AS latest,
+               count(*) FILTER (WHERE tag IS DISTINCT FROM 'closing') AS openings,
+               count(*) FILTER (WHERE tag = 'closing') AS closings,
+               max(seq) FILTER (WHERE tag = 'closing') < max(seq) AS closed_first,
+               sum(available_delta) AS available, sum(locked_delta) AS locked
+          FROM lines GROUP BY wallet_id, transfer_id
     ), sides AS (
-        SELECT t.*, s.wallet_id, s.said, s.sign,
+        SELECT t.*, s.sign, s.said, l.latest, l.closed_first,
                t.failure_code IN ('insufficient_funds', 'limit_exceeded', 'wallet_frozen') AS refused,
-               count(l.wallet_id) AS lines, max(l.seq) FILTER (WHERE l.tag IS DISTINCT FROM 'folded') AS latest,
-               count(l.wallet_id) FILTER (WHERE l.tag IS DISTINCT FROM 'closing') AS openings,
-               count(*) FILTER (WHERE l.tag = 'closing') AS closings,
-               max(l.seq) FILTER (WHERE l.tag = 'closing') < max(l.seq) AS closed_first,
-               coalesce(sum(l.available_delta), 0) AS available, coalesce(sum(l.locked_delta), 0) AS locked
+               coalesce(l.openings, 0) AS openings, coalesce(l.closings, 0) AS closings,
+               coalesce(l.available, 0) AS available, coalesce(l.locked, 0) AS locked
           FROM transfers t
          CROSS JOIN LATERAL (VALUES (t.from_wallet, t.from_seq, -1), (t.to_wallet, t.to_seq, 1)) s (wallet_id, said, sign)
-          LEFT JOIN lines l ON l.transfer_id = t.id AND l.wallet_id = s.wallet_id
-         GROUP BY t.id, s.wallet_id, s.said, s.sign)
+          LEFT JOIN sums l ON l.transfer_id = t.id AND l.wallet_id = s.wallet_id)
 """
 
 # Each selects what must not be there; ledger.md's invariants by number.
@@ -281,7 +284,7 @@ CHECKS: Mapping[str, str] = {
     """,
     "more was refunded than was captured": """
         SELECT o.id, sum(r.amount) FROM transfers r JOIN transfers o ON o.id = r.refund_of WHERE r.status = 'Success'
-         GROUP BY o.id HAVING o.status <> 'Success' OR sum(r.amount) > coalesce(o.captured_amount, o.amount)
+         GROUP BY o.id, o.status, o.captured_amount, o.amount HAVING o.status <> 'Success' OR sum(r.amount) > coalesce(o.captured_amount, o.amount)
     """,
     # 6
     "a key names two transfers": "SELECT id, count(*) FROM transfers GROUP BY id HAVING count(*) > 1",

@@ -1,8 +1,9 @@
 """`./okane bench`: starts a platform of its own with throw-away data, measures, prints a table, and writes it as JSON.
 
-    ./okane bench [--rounds N] [--seconds S] [--json FILE] [requests | imports]
+    ./okane bench [--rounds N] [--seconds S] [--json FILE] [--quick | --full] [requests] [imports] [ledger]
 
-Exit 0 also where an aim is missed: a busy machine is no reason to stop anybody. docs/benchmarks.md says how to read it.
+Exit 0 also where an aim is missed: a busy machine is no reason to stop anybody. Exit 1 where a design of the ledger has
+lost or made money, whose figures are left out. docs/benchmarks.md says how to read it.
 """
 
 import argparse
@@ -14,10 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import imports, requests
+from bench import imports, ledger, requests
 from bench.stand import running
 
 LEAST_ROUNDS = 5
+PARTS = ["requests", "imports", "ledger"]
 
 
 def main(arguments: list[str]) -> int:
@@ -26,7 +28,7 @@ def main(arguments: list[str]) -> int:
     rounds = max(options.rounds, 1)
     if rounds < LEAST_ROUNDS:
         say(f"fewer than {LEAST_ROUNDS} rounds: good for a look, not for a result")
-    wanted = options.what or ["requests", "imports"]
+    wanted = options.what or PARTS
     result: dict[str, Any] = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
@@ -42,18 +44,24 @@ def main(arguments: list[str]) -> int:
         if "imports" in wanted:
             result["imports"] = imports.measure(Path(folder) / "imports", rounds, say)
             _show_imports(result["imports"])
+        if "ledger" in wanted:
+            say("starting a Postgres")
+            part = options.seconds / 3
+            result["ledger"] = ledger.measure(Path(folder) / "ledger", rounds, part, say, quick=options.quick)
+            _show_ledger(result["ledger"])
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return 1 if result.get("ledger", {}).get("faults") else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     bench = argparse.ArgumentParser(prog="./okane bench", description="Measure, as ratios within one run.")
-    bench.add_argument("what", nargs="*", choices=["requests", "imports"], help="only these (all)")
+    bench.add_argument("what", nargs="*", choices=PARTS, help="only these (all)")
     bench.add_argument("--rounds", type=int, default=7, metavar="N", help="of which the medians are taken (7)")
     bench.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="of one round, with each number of clients (3)"
     )
+    bench.add_argument("--quick", action="store_true", help="of the ledger only the transfer and what bounds it")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     return bench
 
@@ -87,6 +95,20 @@ def _show_imports(rows: list[dict[str, Any]]) -> None:
             f"  {row['import']:<29}{'yes' if row['pyc'] else 'no':<6}{row['cpu_ms']:>9.1f}"
             f"{row['ratio']:>8.2f}   {_aim(row)}".rstrip()
         )
+
+
+def _show_ledger(found: dict[str, Any]) -> None:
+    print("\nthe ledger, with every commit on the disk\n")
+    print(f"  {'clients':<9}{'load':<26}{'a second':>9}{'p50 ms':>9}{'p99 ms':>9}")
+    for row in found["loads"]:
+        print(f"  {row['clients']:<9}{row['load']:<26}{row['rate']:>9,}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}")
+    print(f"\n  {'figure':<50}{'aim':>8}{'floor':>8}{'found':>9}")
+    for row in found["aims"]:
+        sign = "<=" if row["at_most"] else ">="
+        print(f"  {row['figure']:<50}{sign:>3}{row['aim']:>5}{row['floor']:>8}{row['found']:>9}  {row['verdict']}")
+    for design, faults in found["faults"].items():
+        print(f"\n  {design}: its books are wrong, so it has no figures")
+        print("\n".join(f"    {fault}" for fault in faults[:10]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ TEXT = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 LAYER = ROOT / "layers" / "okane_common" / "okane_common"
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "code", "request_id", "retryable"}
 # Recorded refusals: the example must show the transaction.
-RECORDED = {"insufficient_funds", "limit_exceeded"}
+RECORDED = {"insufficient_funds", "limit_exceeded", "wallet_frozen"}
 
 
 def sections() -> dict[str, tuple[int, str]]:
@@ -63,11 +63,12 @@ def test_a_code_is_explained_as_it_is(code: str) -> None:
     assert HTTPStatus(known.status).is_client_error or known.status == 503
     assert len(text.partition("```")[0].split()) >= 8, "what it means, and what to do"
     [example] = examples(text)
-    assert set(example) - {"errors", "transaction_id"} == PROBLEM_FIELDS
+    assert set(example) - {"errors", "transaction_id", "limit"} == PROBLEM_FIELDS
     assert (example["code"], example["status"], example["title"]) == (code, known.status, known.title)
     assert example["retryable"] == known.retryable
     assert example["type"].endswith(f"docs/errors.md#{code}")
     assert ("errors" in example) == (code == "validation_failed")
+    assert ("limit" in example) == (code == "limit_exceeded")
     assert ("transaction_id" in example) == (code in RECORDED)
     if code in DETAILS:
         assert example["detail"] == DETAILS[code]

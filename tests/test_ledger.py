@@ -97,11 +97,19 @@ def test_transfer_says_exactly_what_happened(ledger: Ledger) -> None:
     }
     wallet = {"currency": "INR", "locked": 0, "as_of": at}
     changed = [
-        {"person_id": str(asha.person), "wallet": wallet | {"available": 700, "total": 700, "version": 3}},
-        {"person_id": str(ravi.person), "wallet": wallet | {"available": 300, "total": 300, "version": 1}},
+        {
+            "person_id": str(asha.person),
+            "wallet": wallet | {"available": 700, "total": 700, "version": 3},
+            "keep": True,
+        },
+        {
+            "person_id": str(ravi.person),
+            "wallet": wallet | {"available": 300, "total": 300, "version": 1},
+            "keep": True,
+        },
     ]
     made["changed"].sort(key=lambda one: one["wallet"]["version"], reverse=True)
-    assert made == {"outcome": "made", "transaction": seen, "changed": changed}
+    assert made == {"outcome": "made", "transaction": seen, "limit": None, "changed": changed}
     assert [ledger.wallet(asha), ledger.wallet(ravi)] == [one["wallet"] for one in changed]
     from_asha = {"handle": asha.handle, "name": "asha"}
     other_side = {"direction": "in", "counterparty": from_asha, "balance_after": 300, "wallet_version": 1}
@@ -293,7 +301,7 @@ def test_deposit_from_intent_to_credit(ledger: Ledger) -> None:
     assert [one["wallet"]["version"] for one in made["changed"]] == [1]
     event = ledger.event(opened["id"], 500)
     assert event["status"] == "processed"
-    assert event["changed"] == [{"person_id": str(asha.person), "wallet": ledger.wallet(asha)}]
+    assert event["changed"] == [{"person_id": str(asha.person), "wallet": ledger.wallet(asha), "keep": True}]
     credited = ledger.history(asha)["data"]
     done = {"status": "Success", "balance_after": 500, "wallet_version": 2, "payment_url": None}
     assert credited == [opened | done | {"completed_at": ledger.wallet(asha)["as_of"]}]

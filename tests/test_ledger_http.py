@@ -123,7 +123,8 @@ def test_full_wallet_is_a_problem_with_its_transaction(api: Api, people: tuple[P
     api.deposit(ravi, FULL)
     answer = send(api, asha, "key-12345", ravi.handle, 1)
     assert (answer.status_code, answer.json()["code"]) == (422, "limit_exceeded")
-    assert answer.json().keys() == PROBLEM | {"transaction_id"}
+    assert answer.json().keys() == PROBLEM | {"transaction_id", "limit"}
+    assert answer.json()["limit"] == {"name": "recipient_balance", "used": None, "cap": FULL, "resets_at": None}
     assert available(api, ravi) == FULL
     back = send(api, ravi, "key-most", asha.handle, FULL - 1000)
     assert (back.status_code, back.json()["balance_after"]) == (201, 1000)

@@ -44,18 +44,18 @@ BEGIN
     RETURN w;
 END $$;
 
--- A wallet that has changed, as the cache wants it.
+-- A wallet that has changed, as the cache wants it. keep: a receiving wallet changes too fast to be kept, and what the cache
+-- has of it is out of date.
 CREATE OR REPLACE FUNCTION change_view(w wallets) RETURNS json LANGUAGE sql STABLE AS $$
-    SELECT json_build_object('person_id', w.person_id, 'wallet', wallet_view(w))
+    SELECT json_build_object('person_id', w.person_id, 'wallet', wallet_view(w), 'keep', NOT w.receiving)
 $$;
 
--- The same, looked up: the people's wallets among p_wallets. A receiving wallet changes faster than it could be kept, and
--- is never cached.
+-- The same, looked up: the people's wallets among p_wallets.
 CREATE OR REPLACE FUNCTION changed_wallets(VARIADIC p_wallets bigint[]) RETURNS json LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
         SELECT coalesce(json_agg(change_view(w)), '[]')
-          FROM wallets w WHERE w.id = ANY (p_wallets) AND w.person_id IS NOT NULL AND NOT w.receiving
+          FROM wallets w WHERE w.id = ANY (p_wallets) AND w.person_id IS NOT NULL
     );
 END $$;
 

@@ -147,10 +147,8 @@ BEGIN
         'transaction', transaction_view(t, 'out', counterparty_view(NULL, t.asked, p_name, t.status), payer.available,
                                         payer.version, 0),
         'limit', t.failure_limit,
-        'changed', CASE WHEN payer.receiving AND (payee.receiving OR t.status = 'Failure') THEN json_build_array()
-                        WHEN payer.receiving THEN json_build_array(change_view(payee))
-                        WHEN payee.receiving OR t.status = 'Failure' THEN json_build_array(change_view(payer))
-                        ELSE json_build_array(change_view(payer), change_view(payee)) END);
+        'changed', CASE t.status WHEN 'Failure' THEN json_build_array(change_view(payer))
+                                 ELSE json_build_array(change_view(payer), change_view(payee)) END);
 END $$;
 
 -- The limit that a recipient's wallet has: what it holds is nobody else's business.
@@ -179,8 +177,10 @@ BEGIN
     IF NOT FOUND THEN
         -- 2. Who pays whom; then both rows, in the one order that everything here locks in: two people who pay each
         --    other at the same moment wait, and never deadlock. A wallet that the credit arrives at needs no lock.
-        SELECT p.id, p.name, o.id, o.available, o.locked, o.receiving, o.credit_frozen, m.id, l.currency IS NOT NULL
-          INTO recipient.id, recipient.name, payee.id, payee.available, payee.locked, payee.receiving, payee.credit_frozen, payer.id, v_limited
+        SELECT p.id, p.name, m.id, l.currency IS NOT NULL, o.id, p.id, p_currency,
+               o.available, o.locked, o.version, o.updated_at, o.receiving, o.credit_frozen
+          INTO recipient.id, recipient.name, payer.id, v_limited, payee.id, payee.person_id, payee.currency,
+               payee.available, payee.locked, payee.version, payee.updated_at, payee.receiving, payee.credit_frozen
           FROM (SELECT 1) one
           LEFT JOIN people p ON p.handle = p_to
           LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency

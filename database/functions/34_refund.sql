@@ -1,7 +1,7 @@
 -- Gives back what a transfer brought, whole or in part, from its recipient's available money. p_amount null: all that is left.
 -- -> {"outcome": "made" | "replayed", "transaction", "limit", "changed"}
 --  | {"outcome": "session_ended" | "idempotency_key_reused" | "not_found" | "forbidden" | "ended" (it did not succeed)
---                | "refund_exceeds_original"}
+--                | "refund_exceeds_original" ("left", "captured": minor units)}
 CREATE OR REPLACE FUNCTION make_refund(p_person uuid, p_session uuid, p_id uuid, p_of uuid, p_amount bigint, p_note text)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -46,7 +46,8 @@ BEGIN
     v_left := coalesce(o.captured_amount, o.amount) - refunded(o.id);
     t.amount := coalesce(p_amount, v_left);
     IF t.amount > v_left OR v_left = 0 THEN
-        RETURN json_build_object('outcome', 'refund_exceeds_original', 'left', v_left);
+        RETURN json_build_object('outcome', 'refund_exceeds_original', 'left', v_left,
+                                 'captured', coalesce(o.captured_amount, o.amount));
     END IF;
     SELECT * INTO giver FROM wallets WHERE id = o.to_wallet;
     SELECT * INTO taker FROM wallets WHERE id = o.from_wallet;

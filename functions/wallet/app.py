@@ -2,8 +2,9 @@
 
 GET  /v1/wallets                                       200 {"data": [wallet]}
 POST /v1/wallets                          {currency}   201 wallet, 200 if it exists
-GET  /v1/wallets/{currency}                            200 wallet
+GET  /v1/wallets/{currency}                            200 wallet, as it is or as it was at a version
 GET  /v1/wallets/{currency}/transactions               200 page of transaction
+GET  /v1/wallets/{currency}/statements/{month}         200 statement, JSON or CSV
 GET  /v1/transactions/{id}                             200 transaction
 POST /v1/wallets/{currency}/deposits      {amount, bank}           201 transaction; amount in minor units
 POST /v1/wallets/{currency}/withdrawals   {amount, bank, account}  201 transaction; the amount is locked
@@ -12,9 +13,7 @@ POST /v1/cache/warm                                    202, the cache warmer wor
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
-from okane_common import api, aws, cache, ledger, models, money, pages, settings, tokens
+from okane_common import api, aws, cache, ledger, models, pages, settings, statements, tokens
 from okane_common.api import Response
 from okane_common.errors import Refusal
 
@@ -23,19 +22,6 @@ app = api.Api(tokens.authenticate)
 BANKS = settings.json_object("BANKS")
 CACHE_WARMER = settings.text("CACHE_WARMER_FUNCTION")
 EVERY_KIND = ["deposit", "withdrawal", "transfer", "refund"]
-
-
-class NewDeposit(models.Body):
-    """How much to bring in, and from which bank."""
-
-    amount: money.Amount
-    bank: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{1,29}$", examples=["hdfc"])]
-
-
-class NewWithdrawal(NewDeposit):
-    """How much to pay out, by which bank, to which account there."""
-
-    account: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9 ./-]{2,62}[A-Za-z0-9]$", examples=["00123456789"])]
 
 
 @app.route("GET", "/v1/wallets", "All my wallets")
@@ -50,7 +36,11 @@ def open_wallet(body: Annotated[models.NewWallet, api.Body()]) -> Response[model
 
 
 @app.route("GET", "/v1/wallets/{currency}", "One wallet", "not_found", "state_conflict")
-def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -> Response[models.Wallet]:
+def read_wallet(
+    currency: api.CurrencyInPath, min_version: api.MinVersion = 0, at_version: api.AtVersion = None
+) -> Response[models.Wallet]:
+    if at_version is not None:
+        return _wallet_at(currency, at_version, min_version)
     key = cache.wallet_key(app.caller.person_id, currency)
     found = cache.look(app.caller, key, min_version)
     wallet = found.content
@@ -68,7 +58,7 @@ def read_wallet(currency: api.CurrencyInPath, min_version: api.MinVersion = 0) -
 def read_history(
     currency: api.CurrencyInPath,
     limit: api.Limit = pages.DEFAULT_LIMIT,
-    cursor: Annotated[str | None, api.Query(description="next_cursor of the page before")] = None,
+    cursor: api.Cursor = None,
     kind: Annotated[Literal["deposit", "withdrawal", "transfer", "refund"] | None, api.Query()] = None,
     status: Annotated[Literal["Processing", "Success", "Failure"] | None, api.Query()] = None,
     since: Annotated[api.Moment | None, api.Query(alias="from", description="Created at or after")] = None,
@@ -99,6 +89,19 @@ def read_history(
     return api.answer(models.TransactionPage, pages.make_page(page, owner, filters), headers=headers)
 
 
+@app.route(
+    "GET", "/v1/wallets/{currency}/statements/{month}", "One month", "cursor_invalid", content=statements.CONTENT
+)
+def read_statement(
+    currency: api.CurrencyInPath, month: statements.MonthInPath, cursor: api.Cursor = None
+) -> Response[models.Statement | str]:
+    owner, part = f"{app.caller.person_id} {currency}", {"month": month}
+    after = pages.read_cursor(cursor, owner, part, first=0)
+    read = ledger.read_statement(app.caller, currency, month, after, statements.MOST_LINES)
+    following = pages.make_cursor(read["next"], owner, part) if read["next"] else None
+    return statements.answer(read["statement"], following, app.event["headers"].get("accept", ""))
+
+
 @app.route("GET", "/v1/transactions/{id}", "One transaction of mine", "not_found")
 def read_transaction(id: api.Id) -> Response[models.Transaction]:
     return api.answer(models.Transaction, ledger.read_transaction(app.caller, id, EVERY_KIND)["transaction"])
@@ -112,7 +115,7 @@ def read_transaction(id: api.Id) -> Response[models.Transaction]:
     status=201,
 )
 def open_deposit(
-    currency: api.CurrencyInPath, body: Annotated[NewDeposit, api.Body()], key: api.IdempotencyKey
+    currency: api.CurrencyInPath, body: Annotated[models.NewDeposit, api.Body()], key: api.IdempotencyKey
 ) -> Response[models.Transaction]:
     opened = ledger.open_deposit(app.caller, key, currency, body.amount, body.bank, _page(body.bank))
     cache.publish(opened["changed"])
@@ -127,7 +130,7 @@ def open_deposit(
     status=201,
 )
 def open_withdrawal(
-    currency: api.CurrencyInPath, body: Annotated[NewWithdrawal, api.Body()], key: api.IdempotencyKey
+    currency: api.CurrencyInPath, body: Annotated[models.NewWithdrawal, api.Body()], key: api.IdempotencyKey
 ) -> Response[models.Transaction]:
     page = _page(body.bank)
     opened = ledger.open_withdrawal(app.caller, key, currency, body.amount, body.bank, body.account, page)
@@ -147,6 +150,15 @@ def _page(bank: str) -> str:
         fault = {"pointer": "/bank", "code": "bank_unknown", "detail": f"The banks here are {', '.join(BANKS)}."}
         raise Refusal("validation_failed", "There is no such bank.", errors=[fault])
     return str(BANKS[bank])
+
+
+def _wallet_at(currency: str, version: int, min_version: int) -> Response[models.Wallet]:
+    if min_version:
+        fault = {"pointer": "?at_version", "code": "with_min_version", "detail": "Leave one of the two out."}
+        raise Refusal("validation_failed", "at_version and min_version contradict each other.", errors=[fault])
+    read = ledger.read_wallet_at(app.caller, currency, version)
+    _must_have_reached(version, read["version"])
+    return api.answer(models.Wallet, read["wallet"], headers={"OKANE-Cache": "bypass", "ETag": f'"{version}"'})
 
 
 def _must_have_reached(min_version: int, version: int) -> None:

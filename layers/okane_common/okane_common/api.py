@@ -85,7 +85,13 @@ MinVersion = Annotated[
     BeforeValidator(_whole_number),
     Query(description="The answer is never older than this version of the wallet"),
 ]
+AtVersion = Annotated[
+    Annotated[int, Ge(0), Le(2**53 - 1)] | None,
+    BeforeValidator(_whole_number),
+    Query(description="The wallet as it was at this version; not together with min_version"),
+]
 Limit = Annotated[int, Ge(1), Le(100), BeforeValidator(_whole_number), Query(description="Lines on a page")]
+Cursor = Annotated[str | None, Query(description="next_cursor of the page, or part, before")]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
 Id = Annotated[uuid.UUID, BeforeValidator(_plain_uuid), Path(description="A transaction's id")]
 CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
@@ -115,9 +121,19 @@ class Api:
             self._resolver.exception_handler(error)(answer)
         self.get_openapi_schema = self._resolver.get_openapi_schema
 
-    def route(self, method: str, path: str, summary: str, *codes: str, status: int = 200, also: int = 0) -> Route:
+    def route(
+        self,
+        method: str,
+        path: str,
+        summary: str,
+        *codes: str,
+        status: int = 200,
+        also: int = 0,
+        content: Mapping[str, Any] | None = None,
+    ) -> Route:
         """Decorates the handler of one route. codes: the problems it can answer with besides those of every route.
-        also: a second status that is a success, with the same body.
+        also: a second status that is a success, with the same body. content: what a success carries, by media type as
+        OpenAPI says it, where that is not only JSON of the handler's return type.
 
         Documents both; the request is checked against the handler's annotations, the answer against its return type.
         """
@@ -133,7 +149,7 @@ class Api:
             re.sub(r"{(\w+)}", r"<\1>", path),
             method,
             summary=summary,
-            responses=_documented([status, also] if also else [status], (*codes, *always)),
+            responses=_documented([status, also] if also else [status], (*codes, *always), content),
             operation_id=re.sub(r"\W+", "_", f"{method} {path}").strip("_").lower(),
             security=[{"bearer": []}] if private else [],
         )
@@ -276,12 +292,15 @@ def take_body(event: Event) -> None:
 def load_json(text: str) -> Any:
     """Parse JSON as RFC 8259 means it to be sent: no duplicate keys, no NaN, at most MAX_DEPTH levels.
 
-    Raises Refusal(json_invalid).
+    Raises Refusal: json_invalid; validation_failed for null, which is JSON and no object.
     """
     try:
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
         raise Refusal("json_invalid", "The body cannot be read as JSON.") from None
+    if value is None:  # which would count as no body at all
+        fault = {"pointer": "", "code": "model_attributes_type", "detail": "The body must be an object."}
+        raise Refusal("validation_failed", "The body must be an object.", errors=[fault])
     level, depth = [value], 0
     while level:
         depth += 1
@@ -323,9 +342,10 @@ def _plain(response: Response[str]) -> dict[str, Any]:
     }
 
 
-def _documented(statuses: list[int], codes: tuple[str, ...]) -> dict[int, Any]:
+def _documented(statuses: list[int], codes: tuple[str, ...], content: Mapping[str, Any] | None) -> dict[int, Any]:
     """The OpenAPI responses of a route: its successes, and its problems by status with their codes."""
-    described: dict[int, Any] = {status: {"description": HTTPStatus(status).phrase} for status in statuses}
+    carried = {} if content is None else {"content": dict(content)}
+    described: dict[int, Any] = {status: {"description": HTTPStatus(status).phrase, **carried} for status in statuses}
     if HTTPStatus.NO_CONTENT in described:
         described[HTTPStatus.NO_CONTENT]["content"] = {}
     for code in sorted(set(codes)):
@@ -343,6 +363,11 @@ def answer[Shape](
     """A JSON answer. `content` is plain data; it is checked against the shape, field by field, before it is sent."""
     del shape  # it stands for the handler's return type, by which Powertools checks
     return Response(status, "application/json", cast("Shape", content), dict(headers or {}))
+
+
+def answer_text(media_type: str, text: str, *, headers: Mapping[str, str]) -> Response[Any]:
+    """A 200 answer that is not JSON, in UTF-8. The handler's return type must allow for a str."""
+    return Response(200, f"{media_type}; charset=utf-8", text, dict(headers))
 
 
 def moved(result: Mapping[str, Any], *, status: int = 201) -> Response[Transaction]:

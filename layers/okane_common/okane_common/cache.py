@@ -163,13 +163,16 @@ def fill(found: Found, caller: Caller, entry: Entry) -> None:
 def publish(changed: Iterable[Mapping[str, Any]]) -> None:
     """After a commit: keep the new balances and put the histories out of date. One Redis request, none for no change.
 
-    changed: `[{"person_id", "wallet": {"currency", "version", ...}}]` as the database functions return it.
+    changed: `[{"person_id", "wallet": {"currency", "version", ...}, "keep"}]` as the database functions return it. A wallet that
+    is not to be kept only puts what is there out of date.
     """
     entries = []
     for one in changed:
         wallet = one["wallet"]
         owner, currency, version = one["person_id"], wallet["currency"], wallet["version"]
-        entries.append(Entry(wallet_key(owner, currency), version, wallet))
+        if not one["keep"]:
+            version += 1
+        entries.append(Entry(wallet_key(owner, currency), version, wallet if one["keep"] else None))
         entries.append(Entry(history_key(owner, currency), version, None))
     _store(entries, BUDGET_SECONDS, {}, insist=True)
 

@@ -1,8 +1,8 @@
 """The money operations and reads, each one database call, with outcomes turned into refusals.
 
 Results are the JSON objects of the database functions (database/functions/), whose headers draw them. A money call gives
-`{"outcome": "made" | "replayed", "transaction": {...}, "limit", "changed": [{"person_id", "wallet"}]}`; what changed is for
-the cache, and the caller publishes it after the call, when no lock is held any more.
+`{"outcome": "made" | "replayed", "transaction": {...}, "limit", "changed": [{"person_id", "wallet", "keep"}]}`; what
+changed is for the cache, and the caller publishes it after the call, when no lock is held any more.
 """
 
 import datetime
@@ -88,7 +88,10 @@ def make_refund(caller: Caller, key: str, original: uuid.UUID, amount: int | Non
     Raises Refusal: session_ended, idempotency_key_reused, not_found, forbidden (the sender), refund_exceeds_original.
     """
     refund_id = ids.transfer_id(caller.person_id, "POST /v1/transfers/{id}/refunds", key)
-    return _call("make_refund", *caller, refund_id, original, amount, note)
+    result = database.call("make_refund", *caller, refund_id, original, amount, note)
+    if result["outcome"] == "refund_exceeds_original":
+        raise Refusal(result["outcome"], f"{result['left']} of {result['captured']} are left to refund.")
+    return accept(result)
 
 
 def open_deposit(caller: Caller, key: str, currency: str, amount: int, bank: str, bank_url: str) -> Result:
@@ -160,6 +163,14 @@ def read_wallet(caller: Caller, currency: str) -> Result:
     return _call("read_wallet", *caller, currency)
 
 
+def read_wallet_at(caller: Caller, currency: str, version: int) -> Result:
+    """The wallet as it was at `version`. -> `{"version": the present one, "wallet": None where it has not reached `version`}`
+
+    Raises Refusal: not_found, session_ended.
+    """
+    return _call("read_wallet_at", *caller, currency, version)
+
+
 def open_wallet(caller: Caller, currency: str) -> Result:
     """-> `{"outcome": "made" | "found", "wallet"}`. Raises Refusal(session_ended)."""
     return _call("open_wallet", *caller, currency)
@@ -182,6 +193,16 @@ def read_history(caller: Caller, currency: str, before: int, limit: int, filters
         filters["from"],
         filters["to"],
     )
+
+
+def read_statement(caller: Caller, currency: str, month: str, after: int, most: int) -> Result:
+    """At most `most` lines of a month, "2026-11", above version `after`; 0 for its beginning.
+
+    -> `{"statement": {"currency", "month", "from", "to", "final", "opening", "lines", "closing"}, "next": the `after` of the
+    lines that are left, or None}`
+    Raises Refusal: not_found (no such wallet, or a month that has not begun), session_ended.
+    """
+    return _call("read_statement", *caller, currency, f"{month}-01", after, most)
 
 
 def read_transaction(caller: Caller, transaction_id: uuid.UUID, kinds: list[str]) -> Result:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from okane_common.money import Currency
+from okane_common.money import Amount, Currency
 
 Timestamp = Annotated[
     str,
@@ -108,6 +108,19 @@ class NewWallet(Body):
     currency: Currency
 
 
+class NewDeposit(Body):
+    """How much to bring in, and from which bank."""
+
+    amount: Amount
+    bank: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{1,29}$", examples=["hdfc"])]
+
+
+class NewWithdrawal(NewDeposit):
+    """How much to pay out, by which bank, to which account there."""
+
+    account: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9 ./-]{2,62}[A-Za-z0-9]$", examples=["00123456789"])]
+
+
 class Counterparty(Answer):
     """A person on the other side."""
 
@@ -156,6 +169,54 @@ class Transaction(Answer):
     expires_at: Timestamp | None
     payment_url: str | None
     refund_of: str | None
+
+
+class Balance(Answer):
+    """What a wallet had at a version."""
+
+    available: Money
+    locked: Money
+    total: Money
+    version: int
+
+
+class StatementLine(Answer):
+    """One change of a wallet. A transaction has one line there, or one when it opens and one when it ends."""
+
+    version: Annotated[int, Field(description="The wallet's version after this line; lines are without a gap")]
+    at: Timestamp
+    transaction_id: str
+    kind: Literal["deposit", "withdrawal", "transfer", "refund"]
+    direction: Literal["in", "out"]
+    stage: Annotated[
+        Literal["opening", "closing"],
+        Field(description="closing: written when the transaction ended, after its opening"),
+    ]
+    status: Annotated[
+        Literal["Processing", "Success", "Failure"],
+        Field(description="What the transaction had come to with this line"),
+    ]
+    counterparty: Counterparty | Bank
+    note: str | None
+    available_change: Money
+    locked_change: Money
+    available_after: Money
+    locked_after: Money
+
+
+class Statement(Answer):
+    """A wallet's month, or one part of it: opening and the changes of its lines make closing."""
+
+    currency: str
+    month: Annotated[str, Field(examples=["2026-11"])]
+    since: Annotated[Timestamp, Field(alias="from", description="The beginning of the month in UTC")]
+    until: Annotated[Timestamp, Field(alias="to", description="Its end, which is not in it")]
+    final: Annotated[bool, Field(description="Whether the month is over, so that no line can be added any more")]
+    opening: Balance
+    lines: list[StatementLine]
+    closing: Balance
+    has_more: bool
+    next_cursor: Annotated[str | None, Field(description="For the next part, which opens as this one closes")]
 
 
 class TransactionPage(Answer):
@@ -225,7 +286,10 @@ class Problem(Answer):
     code: str
     request_id: str
     retryable: bool
-    errors: Annotated[list[FieldError] | None, Field(description="Only with validation_failed")] = None
+    errors: Annotated[
+        list[FieldError] | None,
+        Field(description="What is wrong where; of a batch that was refused as a whole, which item"),
+    ] = None
     transaction_id: Annotated[str | None, Field(description="The recorded transfer, when the refusal was recorded")] = (
         None
     )

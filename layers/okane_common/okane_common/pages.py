@@ -1,6 +1,6 @@
 """Pages: sealed cursors, and how a page looks.
 
-A cursor holds the version of the last line of its page and a seal over that, its owner, its list and its filters.
+A cursor holds a version, where its page has stopped, and a seal over that, its owner, its list and its filters.
 """
 
 import base64
@@ -19,10 +19,13 @@ MARK_BYTES = 16
 _SEAL = Seal("cursor")
 
 
-def read_cursor(cursor: str | None, owner: str, filters: Mapping[str, str | None]) -> int:
-    """The version to read below. Raises Refusal(cursor_invalid) unless the cursor was made for this owner and filters."""
+def read_cursor(cursor: str | None, owner: str, filters: Mapping[str, str | None], first: int = FIRST) -> int:
+    """The version to go on from; without a cursor, `first`.
+
+    Raises Refusal(cursor_invalid) unless the cursor was made for this owner and filters.
+    """
     if cursor is None:
-        return FIRST
+        return first
     try:
         raw = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -33,13 +36,16 @@ def read_cursor(cursor: str | None, owner: str, filters: Mapping[str, str | None
     return int.from_bytes(position)
 
 
+def make_cursor(version: int, owner: str, filters: Mapping[str, str | None]) -> str:
+    """What `read_cursor` gives `version` for, to the same owner with the same filters."""
+    position = version.to_bytes(8)
+    mark = _SEAL.mark(position.hex(), owner, _words(filters))[:MARK_BYTES]
+    return base64.urlsafe_b64encode(position + mark).decode()
+
+
 def make_page(page: Mapping[str, Any], owner: str, filters: Mapping[str, str | None]) -> dict[str, object]:
     """`{"data", "has_more", "next_cursor"}` from `{"data", "has_more", "last_seq"}` as the database gives it."""
-    cursor = None
-    if page["has_more"]:
-        position = int(page["last_seq"]).to_bytes(8)
-        mark = _SEAL.mark(position.hex(), owner, _words(filters))[:MARK_BYTES]
-        cursor = base64.urlsafe_b64encode(position + mark).decode()
+    cursor = make_cursor(int(page["last_seq"]), owner, filters) if page["has_more"] else None
     return {"data": page["data"], "has_more": page["has_more"], "next_cursor": cursor}
 
 

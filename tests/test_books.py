@@ -132,12 +132,11 @@ CORRUPTIONS = {
 # What stands in the way of that; taken down within a transaction that is rolled back.
 GUARDS = """
     ALTER TABLE entry_rows DISABLE TRIGGER USER, DROP CONSTRAINT entries_pkey;
-    ALTER TABLE transfers DISABLE TRIGGER USER, DROP CONSTRAINT transfers_pkey, DROP CONSTRAINT transfers_captured,
-        DROP CONSTRAINT transfers_account;
+    ALTER TABLE transfers DISABLE TRIGGER USER, DROP CONSTRAINT transfers_pkey;
     ALTER TABLE arrivals DISABLE TRIGGER USER;
     ALTER TABLE batches DISABLE TRIGGER USER;
     ALTER TABLE bank_events DISABLE TRIGGER USER, DROP CONSTRAINT bank_events_pkey;
-    ALTER TABLE wallets DROP CONSTRAINT wallets_never_negative;
+    ALTER TABLE wallets DROP CONSTRAINT wallets_in_bounds;
     DROP INDEX bank_events_one_credit, bank_events_one_payout;
 """
 

@@ -128,6 +128,16 @@ def test_a_read_that_is_not_cached_costs_one_round_trip(
         costs(counters, partial(api.call, "GET", path, token=asha.token), 200, Cost(1, 0), cache)
 
 
+def test_a_statement_and_a_past_version_cost_one_round_trip(counters: Between, api: Api, asha: Person) -> None:
+    month = f"/v1/wallets/INR/statements/{time.strftime('%Y-%m', time.gmtime())}"
+    for accept in ("application/json", "text/csv"):
+        ask = partial(api.call, "GET", month, token=asha.token, headers={"Accept": accept})
+        costs(counters, ask, 200, Cost(1, 0))
+    for version in (0, 1):
+        path = f"/v1/wallets/INR?at_version={version}"
+        costs(counters, partial(api.call, "GET", path, token=asha.token), 200, Cost(1, 0), "bypass")
+
+
 def test_a_refused_read_costs_one_round_trip_at_most(counters: Between, api: Api, asha: Person) -> None:
     missing = "00000000-0000-4000-8000-000000000000"
     costs(counters, lambda: api.call("GET", f"/v1/transactions/{missing}", token=asha.token), 404, Cost(1, 0))

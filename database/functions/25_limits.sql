@@ -1,39 +1,39 @@
 -- How much may leave a wallet. Everything here is called under the wallet's lock, in the call that moves the money, so
 -- that requests side by side can never exceed a limit together.
 
--- The wallet with its counters on p_day: a day that is over moves to wallet_days, and the sum of the 29 days before p_day
--- is made anew. The caller writes the wallet. A clock that steps back stays on the later day.
-CREATE OR REPLACE FUNCTION turn_day(w wallets, p_day date) RETURNS wallets LANGUAGE plpgsql AS $$
+-- Puts a wallet's counters on p_day: a day that is over moves to wallet_days, and the sum of the 29 days before p_day is made
+-- anew. A clock that steps back stays on the later day. Returns the wallet as it is afterwards.
+CREATE OR REPLACE FUNCTION turn_day(p_wallet bigint, p_day date) RETURNS wallets LANGUAGE plpgsql AS $$
+DECLARE
+    w wallets;
 BEGIN
-    IF w.day_count > 0 THEN
-        INSERT INTO wallet_days VALUES (w.id, w.day, w.day_amount, w.day_count)
-        ON CONFLICT (wallet_id, day) DO UPDATE SET amount = excluded.amount, count = excluded.count;
+    SELECT * INTO w FROM wallets WHERE id = p_wallet;
+    IF w.day >= p_day THEN
+        RETURN w;
+    ELSIF w.day_count > 0 THEN
+        INSERT INTO wallet_days VALUES (w.id, w.day, w.day_amount, w.day_count);
     END IF;
-    w.day := p_day; w.day_amount := 0; w.day_count := 0;
-    SELECT coalesce(sum(amount), 0), coalesce(sum(count), 0) INTO w.earlier_amount, w.earlier_count
-      FROM wallet_days WHERE wallet_id = w.id AND day BETWEEN p_day - 29 AND p_day - 1;
+    UPDATE wallets SET day = p_day, day_amount = 0, day_count = 0,
+           (earlier_amount, earlier_count) = (SELECT coalesce(sum(amount), 0), coalesce(sum(count), 0) FROM wallet_days
+                                               WHERE wallet_id = p_wallet AND day BETWEEN p_day - 29 AND p_day - 1)
+     WHERE id = p_wallet RETURNING * INTO w;
     RETURN w;
 END $$;
 
--- The wallet with p_amount minor units of a payment made at p_at not counted any more: they were given back.
--- p_whole: nothing of that payment is left to count. The caller writes the wallet.
-CREATE OR REPLACE FUNCTION count_back(w wallets, p_at timestamptz, p_amount bigint, p_whole boolean) RETURNS wallets
+-- Takes p_amount minor units of a payment made at p_at out of what counts: they were given back. p_whole: nothing of that payment
+-- is left to count.
+CREATE OR REPLACE FUNCTION count_back(p_wallet bigint, p_at timestamptz, p_amount bigint, p_whole boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     v_day date := (p_at AT TIME ZONE 'UTC')::date;
     v_count bigint := p_whole::integer;
 BEGIN
-    IF v_day >= w.day THEN
-        w.day_amount := w.day_amount - p_amount;
-        w.day_count := w.day_count - v_count;
-    ELSE
-        UPDATE wallet_days SET amount = amount - p_amount, count = count - v_count WHERE wallet_id = w.id AND day = v_day;
-        IF v_day >= w.day - 29 THEN
-            w.earlier_amount := w.earlier_amount - p_amount;
-            w.earlier_count := w.earlier_count - v_count;
-        END IF;
+    UPDATE wallets SET day_amount = day_amount - p_amount, day_count = day_count - v_count WHERE id = p_wallet AND day = v_day;
+    IF NOT FOUND THEN
+        UPDATE wallet_days SET amount = amount - p_amount, count = count - v_count WHERE wallet_id = p_wallet AND day = v_day;
+        UPDATE wallets SET earlier_amount = earlier_amount - p_amount, earlier_count = earlier_count - v_count
+         WHERE id = p_wallet AND v_day >= day - 29;
     END IF;
-    RETURN w;
 END $$;
 
 -- A limit that would be exceeded, as the API shows it; null when it would not. p_used and p_cap without the payment.

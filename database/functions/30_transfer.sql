@@ -1,16 +1,14 @@
--- One line on one wallet, whose row the caller has locked. A balance changes here and in fold(), and nowhere else.
--- Amounts in minor units. Returns the wallet as it is afterwards.
-CREATE OR REPLACE FUNCTION write_entry(w wallets, p_transfer uuid, p_tag entry_tag, p_at timestamptz, p_available_delta bigint,
-                                       p_locked_delta bigint)
+-- One line on one wallet, whose row the caller has locked. A balance changes here and in fold(), and nowhere else. Amounts in
+-- minor units; p_counted is what counts for the limits. Returns the wallet as it is afterwards.
+CREATE OR REPLACE FUNCTION write_entry(p_wallet bigint, p_transfer uuid, p_tag entry_tag, p_at timestamptz,
+                                       p_available_delta bigint, p_locked_delta bigint, p_counted bigint DEFAULT 0)
 RETURNS wallets LANGUAGE plpgsql AS $$
+DECLARE
+    w wallets;
 BEGIN
-    w.available := w.available + p_available_delta;
-    w.locked := w.locked + p_locked_delta;
-    w.version := w.version + 1;
-    w.updated_at := p_at;
-    UPDATE wallets SET available = w.available, locked = w.locked, version = w.version, updated_at = w.updated_at, day = w.day,
-           day_amount = w.day_amount, day_count = w.day_count, earlier_amount = w.earlier_amount, earlier_count = w.earlier_count
-     WHERE id = w.id;
+    UPDATE wallets SET available = available + p_available_delta, locked = locked + p_locked_delta, version = version + 1,
+           updated_at = p_at, day_amount = day_amount + p_counted, day_count = day_count + sign(p_counted)::bigint
+     WHERE id = p_wallet RETURNING * INTO w;
     INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_delta, locked_after, tag)
     VALUES (w.id, p_transfer, w.version, p_available_delta, w.available, nullif(p_locked_delta, 0), nullif(w.locked, 0), p_tag);
     RETURN w;
@@ -90,65 +88,81 @@ BEGIN
     END IF;
 END $$;
 
--- Decides and writes one payment, or the hold of one: t says from whom, to whom and how much. The payer's row is locked, and the
--- payee's unless the credit arrives. p_name: the payee's. p_limited: the currency has limits.
+-- Decides and writes one payment, or the hold of one. The payer's row is locked, and the payee's unless the credit arrives.
+-- p_name: the payee's. p_limited: the currency has limits.
 -- -> {"outcome": "made", "transaction", "limit", "changed"}
 --  | {"outcome": "idempotency_key_reused"}: the key was taken already, by a twin over other wallets
-CREATE OR REPLACE FUNCTION pay(t transfers, payer wallets, payee wallets, p_name text, p_limited boolean, p_hold_seconds integer)
+CREATE OR REPLACE FUNCTION pay(p_id uuid, payer wallets, payee wallets, p_amount bigint, p_asked text, p_note text, p_name text,
+                               p_limited boolean, p_hold_seconds integer)
 RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
-    v_arrives boolean := arrives(payee, t.amount);
-    v_now bigint;  -- what the payee gets at once
+    t transfers;
+    v_arrives boolean := arrives(payee, p_amount);
+    v_at timestamptz := greatest(now_ms(), payer.updated_at, CASE WHEN NOT v_arrives THEN payee.updated_at END);
+    v_status transfer_status := 'Failure';
+    v_failure text;
+    v_limit json;
+    v_moved_payee bigint;
+    v_out bigint := 0;   -- of the payer's available money
+    v_held bigint := 0;  -- of that, locked
+    v_in bigint := 0;    -- what the payee gets at once
 BEGIN
-    t.created_at := greatest(now_ms(), payer.updated_at, CASE WHEN NOT v_arrives THEN payee.updated_at END);
-    IF payer.day IS NULL OR payer.day < (t.created_at AT TIME ZONE 'UTC')::date THEN
-        payer := turn_day(payer, (t.created_at AT TIME ZONE 'UTC')::date);
+    IF payer.day IS DISTINCT FROM (v_at AT TIME ZONE 'UTC')::date THEN
+        payer := turn_day(payer.id, (v_at AT TIME ZONE 'UTC')::date);
     END IF;
     IF p_limited THEN
-        t.failure_limit := limit_exceeded(payer, t.amount, payee.id);
+        v_limit := limit_exceeded(payer, p_amount, payee.id);
     END IF;
     IF payer.debit_frozen OR payee.credit_frozen THEN
-        t.failure_code := 'wallet_frozen';
-        t.failure_limit := NULL;
-    ELSIF t.failure_limit IS NOT NULL THEN
-        t.failure_code := 'limit_exceeded';
-    ELSIF payer.available < t.amount THEN
-        t.failure_code := 'insufficient_funds';
-    ELSIF NOT v_arrives AND NOT has_room(payee, t.amount) THEN
-        t.failure_code := 'limit_exceeded';
-        t.failure_limit := room_limit();
+        v_failure := 'wallet_frozen';
+        v_limit := NULL;
+    ELSIF v_limit IS NOT NULL THEN
+        v_failure := 'limit_exceeded';
+    ELSIF payer.available < p_amount THEN
+        v_failure := 'insufficient_funds';
+    ELSIF NOT v_arrives AND NOT has_room(payee, p_amount) THEN
+        v_failure := 'limit_exceeded';
+        v_limit := room_limit();
+    ELSE
+        v_out := -p_amount;
+        v_moved_payee := CASE WHEN NOT v_arrives THEN payee.id END;
+        IF p_hold_seconds IS NULL THEN
+            v_status := 'Success';
+            v_in := p_amount;
+        ELSE
+            v_status := 'Processing';
+            v_held := p_amount;
+        END IF;
     END IF;
-    t.status := CASE WHEN t.failure_code IS NOT NULL THEN 'Failure' WHEN p_hold_seconds IS NULL THEN 'Success'
-                     ELSE 'Processing' END::transfer_status;
-    t.completed_at := CASE WHEN t.status <> 'Processing' THEN t.created_at END;
-    t.expires_at := t.created_at + make_interval(secs => p_hold_seconds);
-    t.from_seq := payer.version + 1;
-    t.to_seq := CASE WHEN t.status <> 'Failure' AND NOT v_arrives THEN payee.version + 1 END;
-    INSERT INTO transfers VALUES (t.*) ON CONFLICT (id) DO NOTHING;
+    t.created_at := v_at;
+    t.completed_at := CASE WHEN v_status <> 'Processing' THEN v_at END;
+    t.expires_at := v_at + make_interval(secs => p_hold_seconds);
+    INSERT INTO transfers (id, from_wallet, to_wallet, amount, created_at, completed_at, from_seq, to_seq, kind, status,
+                           currency, asked, note, expires_at, failure_code, failure_limit)
+    VALUES (p_id, payer.id, payee.id, p_amount, v_at, t.completed_at, payer.version + 1,
+            CASE WHEN v_failure IS NULL AND NOT v_arrives THEN payee.version + 1 END, 'transfer', v_status,
+            payer.currency, p_asked, p_note, t.expires_at, v_failure, v_limit)
+    ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'idempotency_key_reused');
-    ELSIF t.status = 'Failure' THEN
-        payer := write_entry(payer, t.id, NULL, t.created_at, 0, 0);
-    ELSE
-        v_now := CASE t.status WHEN 'Success' THEN t.amount ELSE 0 END;
-        payer.day_amount := payer.day_amount + t.amount;
-        payer.day_count := payer.day_count + 1;
-        payer := write_entry(payer, t.id, NULL, t.created_at, -t.amount, t.amount - v_now);
-        IF v_arrives THEN
-            INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, t.id, v_now, t.created_at);
-        ELSE
-            payee := write_entry(payee, t.id, NULL, t.created_at, v_now, 0);
-        END IF;
-        IF p_limited AND t.status = 'Success' THEN
-            PERFORM know_payee(payer, payee.id);
-        END IF;
     END IF;
+    payer := write_entry(payer.id, p_id, NULL, v_at, v_out, v_held, -v_out);
+    IF v_moved_payee IS NOT NULL THEN
+        payee := write_entry(payee.id, p_id, NULL, v_at, v_in, 0);
+    ELSIF v_failure IS NULL THEN
+        INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, p_id, v_in, v_at);
+    END IF;
+    IF p_limited AND v_status = 'Success' THEN
+        PERFORM know_payee(payer, payee.id);
+    END IF;
+    t.id := p_id; t.kind := 'transfer'; t.status := v_status; t.amount := p_amount; t.currency := payer.currency; t.note := p_note;
+    t.failure_code := v_failure;
     RETURN json_build_object('outcome', 'made',
-        'transaction', transaction_view(t, 'out', counterparty_view(NULL, t.asked, p_name, t.status), payer.available,
+        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_asked, p_name, v_status), payer.available,
                                         payer.version, 0),
-        'limit', t.failure_limit,
-        'changed', CASE t.status WHEN 'Failure' THEN json_build_array(change_view(payer))
-                                 ELSE json_build_array(change_view(payer), change_view(payee)) END);
+        'limit', v_limit,
+        'changed', CASE WHEN v_failure IS NULL THEN json_build_array(change_view(payer), change_view(payee))
+                                               ELSE json_build_array(change_view(payer)) END);
 END $$;
 
 -- The limit that a recipient's wallet has: what it holds is nobody else's business.
@@ -166,15 +180,16 @@ RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     t transfers;
-    w wallets;
     payer wallets;
     payee wallets;
     recipient people;
-    v_limited boolean;
+    v_limited boolean;  -- the currency has limits
+    v_arrives boolean;
+    v_known boolean;
 BEGIN
     -- 1. Known key? Most replays end here, without a lock.
-    SELECT * INTO t FROM transfers WHERE id = p_id;
-    IF NOT FOUND THEN
+    v_known := EXISTS (SELECT FROM transfers WHERE id = p_id);
+    IF NOT v_known THEN
         -- 2. Who pays whom; then both rows, in the one order that everything here locks in: two people who pay each
         --    other at the same moment wait, and never deadlock. A wallet that the credit arrives at needs no lock.
         SELECT p.id, p.name, m.id, l.currency IS NOT NULL, o.id, p.id, p_currency,
@@ -186,20 +201,25 @@ BEGIN
           LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency
           LEFT JOIN wallets m ON m.person_id = p_person AND m.currency = p_currency
           LEFT JOIN limits l ON l.currency = p_currency;
-        FOR w IN SELECT * FROM wallets
-                  WHERE id IN (payer.id, CASE WHEN NOT arrives(payee, p_amount) THEN payee.id END)
-                  ORDER BY id FOR NO KEY UPDATE LOOP
-            IF w.has_received THEN w := fold(w); END IF;
-            IF w.id = payer.id THEN payer := w; ELSE payee := w; END IF;
-        END LOOP;
+        v_arrives := arrives(payee, p_amount);
+        IF payee.id < payer.id AND NOT v_arrives THEN
+            SELECT * INTO payee FROM wallets WHERE id = payee.id FOR NO KEY UPDATE;
+        END IF;
+        SELECT * INTO payer FROM wallets WHERE id = payer.id FOR NO KEY UPDATE;
+        IF payee.id > payer.id AND NOT v_arrives THEN
+            SELECT * INTO payee FROM wallets WHERE id = payee.id FOR NO KEY UPDATE;
+        END IF;
+        IF payer.has_received THEN payer := fold(payer); END IF;
+        IF payee.has_received AND NOT v_arrives THEN payee := fold(payee); END IF;
         -- 3. Known key now? A twin of this request may have held the locks until a moment ago.
-        SELECT * INTO t FROM transfers WHERE id = p_id;
+        v_known := EXISTS (SELECT FROM transfers WHERE id = p_id);
     END IF;
 
     -- 4. Decide, on what the locks hold still.
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
-    ELSIF t.id IS NOT NULL THEN
+    ELSIF v_known THEN
+        SELECT * INTO t FROM transfers WHERE id = p_id;
         RETURN replay(t, t.from_wallet, (t.asked, t.amount, t.currency, t.note, t.expires_at - t.created_at)
             IS NOT DISTINCT FROM (p_to, p_amount, p_currency, p_note, make_interval(secs => p_hold_seconds)));
     ELSIF recipient.id IS NULL THEN
@@ -211,8 +231,6 @@ BEGIN
     END IF;
 
     -- 5. Write.
-    t.id := p_id; t.from_wallet := payer.id; t.to_wallet := payee.id;
-    t.kind := 'transfer'; t.amount := p_amount; t.currency := p_currency; t.asked := p_to; t.note := p_note;
-    RETURN pay(t, payer, payee, recipient.name, v_limited, p_hold_seconds);
+    RETURN pay(p_id, payer, payee, p_amount, p_to, p_note, recipient.name, v_limited, p_hold_seconds);
 END $$;
 GRANT EXECUTE ON FUNCTION make_transfer(uuid, uuid, uuid, text, bigint, text, text, integer) TO okane_app;

@@ -6,13 +6,11 @@ DECLARE
     payer wallets;
     payee wallets;
 BEGIN
-    SELECT * INTO payer FROM wallets WHERE id = t.from_wallet;
-    SELECT * INTO payee FROM wallets WHERE id = t.to_wallet;
     IF p_captured < t.amount THEN
-        payer := count_back(payer, t.created_at, t.amount - p_captured, p_captured = 0);
+        PERFORM count_back(t.from_wallet, t.created_at, t.amount - p_captured, p_captured = 0);
     END IF;
-    payer := write_entry(payer, t.id, 'closing', p_at, t.amount - p_captured, -t.amount);
-    payee := write_entry(payee, t.id, 'closing', p_at, p_captured, 0);
+    payer := write_entry(t.from_wallet, t.id, 'closing', p_at, t.amount - p_captured, -t.amount);
+    payee := write_entry(t.to_wallet, t.id, 'closing', p_at, p_captured, 0);
     UPDATE transfers SET completed_at = p_at, from_seq = payer.version, to_seq = payee.version,
            failure_code = p_code, captured_amount = nullif(p_captured, 0), resolved_by = p_by, resolved_asked = p_asked,
            status = CASE WHEN p_captured > 0 THEN 'Success' ELSE 'Failure' END::transfer_status

@@ -71,10 +71,10 @@ BEGIN
     IF NOT FOUND THEN  -- a twin, over other wallets
         RETURN json_build_object('outcome', 'idempotency_key_reused');
     ELSIF t.failure_code IS NULL THEN
-        giver := write_entry(giver, p_id, NULL, t.created_at, -t.amount, 0);
-        taker := write_entry(taker, p_id, NULL, t.created_at, t.amount, 0);
+        giver := write_entry(giver.id, p_id, NULL, t.created_at, -t.amount, 0);
+        taker := write_entry(taker.id, p_id, NULL, t.created_at, t.amount, 0);
     ELSE
-        giver := write_entry(giver, p_id, NULL, t.created_at, 0, 0);
+        giver := write_entry(giver.id, p_id, NULL, t.created_at, 0, 0);
     END IF;
     RETURN json_build_object('outcome', 'made', 'transaction', transaction_seen_from(t, giver.id),
                              'limit', t.failure_limit, 'changed', changed_wallets(giver.id, taker.id));

@@ -10,12 +10,13 @@ RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     b batches;
-    t transfers;
     w wallets;
     payer wallets;
     payee wallets;
     item record;
     v_paid json;
+    v_code text;
+    v_limit json;
     v_limited boolean := EXISTS (SELECT FROM limits WHERE currency = p_currency);
     v_misses integer;
     v_missed json;
@@ -65,26 +66,24 @@ BEGIN
                            AS i (id, "to", amount, note, number)
                       LEFT JOIN people p ON p.handle = i."to"
                       LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency ORDER BY i.number LOOP
-            t := NULL;
-            t.id := item.id; t.from_wallet := payer.id; t.to_wallet := item.wallet; t.kind := 'transfer';
-            t.amount := item.amount; t.currency := p_currency; t.asked := item."to"; t.note := item.note;
-            t.failure_code := CASE WHEN item.person IS NULL THEN 'recipient_not_found'
-                                   WHEN item.person = p_person THEN 'self_transfer'
-                                   WHEN item.wallet IS NULL THEN 'currency_mismatch' END;
-            IF t.failure_code IS NOT NULL THEN
-                t.id := NULL;
+            v_limit := NULL;
+            v_code := CASE WHEN item.person IS NULL THEN 'recipient_not_found'
+                           WHEN item.person = p_person THEN 'self_transfer'
+                           WHEN item.wallet IS NULL THEN 'currency_mismatch' END;
+            IF v_code IS NOT NULL THEN
+                item.id := NULL;
             ELSE
                 SELECT * INTO payer FROM wallets WHERE id = payer.id;  -- as the items before have left them
                 SELECT * INTO payee FROM wallets WHERE id = item.wallet;
-                v_paid := pay(t, payer, payee, item.name, v_limited, NULL);
+                v_paid := pay(item.id, payer, payee, item.amount, item."to", item.note, item.name, v_limited, NULL);
                 IF v_paid->>'outcome' <> 'made' THEN
                     RAISE EXCEPTION USING ERRCODE = 'OK002';
                 END IF;
-                t.failure_code := v_paid->'transaction'->'failure'->>'code';
-                t.failure_limit := v_paid->'limit';
+                v_code := v_paid->'transaction'->'failure'->>'code';
+                v_limit := v_paid->'limit';
             END IF;
-            v_outcomes := v_outcomes || json_build_object('id', t.id, 'code', t.failure_code, 'limit', t.failure_limit);
-            IF p_all AND t.failure_code IS NOT NULL THEN
+            v_outcomes := v_outcomes || json_build_object('id', item.id, 'code', v_code, 'limit', v_limit);
+            IF p_all AND v_code IS NOT NULL THEN
                 RAISE EXCEPTION USING ERRCODE = 'OK001';
             END IF;
         END LOOP;

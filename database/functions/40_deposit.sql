@@ -37,7 +37,7 @@ BEGIN
     IF NOT p_succeeded THEN
         UPDATE transfers SET status = 'Failure', failure_code = 'declined', completed_at = v_now, to_seq = payee.version + 1
          WHERE id = p_id;
-        PERFORM write_entry(payee, p_id, 'closing', v_now, 0, 0);
+        PERFORM write_entry(payee.id, p_id, 'closing', v_now, 0, 0);
         RETURN NULL;
     ELSIF payee.credit_frozen THEN
         RETURN 'the wallet is frozen';
@@ -46,8 +46,8 @@ BEGIN
     END IF;
     UPDATE transfers SET status = 'Success', completed_at = v_now, from_seq = bank.version + 1, to_seq = payee.version + 1
      WHERE id = p_id;
-    PERFORM write_entry(bank, p_id, 'closing', v_now, -t.amount, 0);
-    PERFORM write_entry(payee, p_id, 'closing', v_now, t.amount, 0);
+    PERFORM write_entry(bank.id, p_id, 'closing', v_now, -t.amount, 0);
+    PERFORM write_entry(payee.id, p_id, 'closing', v_now, t.amount, 0);
     RETURN NULL;
 END $$;
 
@@ -100,7 +100,7 @@ BEGIN
     t.amount := p_amount; t.currency := p_currency; t.asked := p_bank; t.payment_url := p_payment_url; t.expires_at := p_expires_at;
     t.created_at := greatest(now_ms(), payee.updated_at); t.to_seq := payee.version + 1;
     INSERT INTO transfers VALUES (t.*);
-    PERFORM write_entry(payee, p_id, NULL, t.created_at, 0, 0);
+    PERFORM write_entry(payee.id, p_id, NULL, t.created_at, 0, 0);
 
     -- 6. What the bank said before we knew of it.
     FOR e IN SELECT * FROM bank_events WHERE reference = p_id::text AND status = 'parked' ORDER BY received_at FOR UPDATE LOOP

@@ -41,9 +41,7 @@ BEGIN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
     t.created_at := greatest(now_ms(), payer.updated_at);
-    IF payer.day IS NULL OR payer.day < (t.created_at AT TIME ZONE 'UTC')::date THEN
-        payer := turn_day(payer, (t.created_at AT TIME ZONE 'UTC')::date);
-    END IF;
+    payer := turn_day(payer.id, (t.created_at AT TIME ZONE 'UTC')::date);
     t.failure_limit := limit_exceeded(payer, p_amount, NULL);
     t.failure_code := CASE WHEN payer.debit_frozen THEN 'wallet_frozen'
                            WHEN t.failure_limit IS NOT NULL THEN 'limit_exceeded'
@@ -56,15 +54,14 @@ BEGIN
     IF t.failure_code IS NULL THEN
         t.status := 'Processing';
         t.payment_url := p_payment_url;
-        payer.day_amount := payer.day_amount + p_amount;
-        payer.day_count := payer.day_count + 1;
     ELSE
         t.status := 'Failure';
         t.completed_at := t.created_at;
         t.failure_limit := CASE t.failure_code WHEN 'limit_exceeded' THEN t.failure_limit END;
     END IF;
     INSERT INTO transfers VALUES (t.*);
-    PERFORM write_entry(payer, p_id, NULL, t.created_at, CASE t.status WHEN 'Processing' THEN -p_amount ELSE 0 END,
+    PERFORM write_entry(payer.id, p_id, NULL, t.created_at, CASE t.status WHEN 'Processing' THEN -p_amount ELSE 0 END,
+                        CASE t.status WHEN 'Processing' THEN p_amount ELSE 0 END,
                         CASE t.status WHEN 'Processing' THEN p_amount ELSE 0 END);
 
     -- 6. What the bank said before we knew of it.
@@ -94,13 +91,13 @@ BEGIN
     IF p_succeeded THEN
         UPDATE transfers SET status = 'Success', completed_at = v_now, from_seq = payer.version + 1, to_seq = bank.version + 1
          WHERE id = p_id;
-        PERFORM write_entry(payer, p_id, 'closing', v_now, 0, -t.amount);
-        PERFORM write_entry(bank, p_id, 'closing', v_now, t.amount, 0);
+        PERFORM write_entry(payer.id, p_id, 'closing', v_now, 0, -t.amount);
+        PERFORM write_entry(bank.id, p_id, 'closing', v_now, t.amount, 0);
     ELSE
         UPDATE transfers SET status = 'Failure', failure_code = 'declined', completed_at = v_now, from_seq = payer.version + 1
          WHERE id = p_id;
-        payer := count_back(payer, t.created_at, t.amount, true);
-        PERFORM write_entry(payer, p_id, 'closing', v_now, t.amount, -t.amount);
+        PERFORM count_back(payer.id, t.created_at, t.amount, true);
+        PERFORM write_entry(payer.id, p_id, 'closing', v_now, t.amount, -t.amount);
     END IF;
 END $$;
 

@@ -16,10 +16,15 @@ logger = Logger(service=SERVICE, level=settings.text("LOG_LEVEL", "INFO"))
 
 def count(metric: str) -> None:
     """Add one to a counter, such as `BankEventQuarantined`."""
+    measure(metric, 1)
+
+
+def measure(metric: str, value: int) -> None:
+    """Say how many there are, such as `AuditDifferences`; 0 says that somebody has looked."""
     with single_metric(
         name=metric,
         unit=MetricUnit.Count,
-        value=1,
+        value=value,
         namespace=NAMESPACE,
         default_dimensions={"service": SERVICE},
     ):

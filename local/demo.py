@@ -1,7 +1,8 @@
 """`./okane demo`: the whole story over HTTP, against a running `./okane up`.
 
 Two people sign up, money comes in through a bank that says so three times, part of it goes from one to the other, the same
-request again changes nothing; then what must be refused is refused. Every step prints the request, the status and the part
+request again changes nothing; an amount is held, captured in part and given back; money goes out to a bank; then what must be
+refused is refused. Every step prints the request, the status and the part
 of the answer that matters. Anything else than what should happen ends it with exit code 1.
 """
 
@@ -20,7 +21,7 @@ from local.state import StateError, read_endpoints
 
 SECONDS = 15
 DATA = Path(__file__).resolve().parent.parent / ".okane"
-DEPOSIT, PAYMENT = 500_000, 125_000  # paise
+DEPOSIT, PAYMENT, PAYOUT = 500_000, 125_000, 100_000  # paise
 
 
 class DeviationError(Exception):
@@ -95,6 +96,8 @@ def tell(story: Story) -> None:
     asha, ravi = story.join("Asha"), story.join("Ravi")
     deposit = bring_money_in(story, asha)
     send_money(story, asha, ravi)
+    hold_and_give_back(story, asha, ravi)
+    pay_out(story, asha)
     refuse(story, asha, ravi, deposit)
 
 
@@ -152,6 +155,71 @@ def send_money(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any]) -
         expect(lines[0][3] == PAYMENT, "the payment is its newest line", lines[0])
 
 
+def hold_and_give_back(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any]) -> None:
+    """Asha holds an amount for Ravi, who captures half of it and gives that back."""
+    hold = move(
+        story,
+        "Asha holds an amount for Ravi",
+        "/v1/transfers",
+        asha,
+        {"to": f"@{ravi['handle']}", "amount": PAYMENT, "currency": "INR", "capture": "manual", "expires_in": 3600},
+    )
+    wallet = balance(story, asha)
+    expect(wallet["locked"] == PAYMENT, f"{PAYMENT} of hers is locked", wallet["locked"])
+    path = f"/v1/transfers/{hold['id']}"
+    captured = move(story, "Ravi captures half of it", f"{path}/capture", ravi, {"amount": PAYMENT // 2}, 200)
+    expect(captured["captured_amount"] == PAYMENT // 2, "half was captured", captured["captured_amount"])
+    late = story.api(
+        "He cannot void what he has captured",
+        "POST",
+        f"{path}/void",
+        409,
+        body={},
+        show=("code", "detail"),
+        authorization=ravi["bearer"],
+        idempotency_key=f"void-{secrets.token_hex(8)}",
+    )
+    expect(late["code"] == "state_conflict", "a hold ends once", late["code"])
+    refund = move(story, "He gives it back", f"{path}/refunds", ravi, {"note": "Too much"})
+    expect(refund["refund_of"] == hold["id"], "the refund names the payment", refund["refund_of"])
+    wallet = balance(story, asha)
+    expect((wallet["locked"], wallet["total"]) == (0, DEPOSIT - PAYMENT), "she has it all again", wallet["total"])
+
+
+def pay_out(story: Story, asha: Mapping[str, Any]) -> None:
+    """Two withdrawals: the bank pays one and declines the other."""
+    for action, status in (("approve", "Success"), ("decline", "Failure")):
+        order = {"amount": PAYOUT, "bank": "hdfc", "account": "00123456789"}
+        opened = move(story, "Asha withdraws to her account", "/v1/wallets/INR/withdrawals", asha, order)
+        story.step(f"Her bank: {action}", "POST", opened["payment_url"], 200, body={"action": action})
+        ended = story.api(
+            "The withdrawal now",
+            "GET",
+            f"/v1/transactions/{opened['id']}",
+            200,
+            show=("status", "failure", "balance_after"),
+            authorization=asha["bearer"],
+        )
+        expect(ended["status"] == status, status, ended["status"])
+
+
+def move(
+    story: Story, title: str, path: str, person: Mapping[str, Any], body: Mapping[str, Any], status: int = 201
+) -> dict[str, Any]:
+    """A POST that moves money, under a key of its own. Returns the transaction."""
+    moved: dict[str, Any] = story.api(
+        title,
+        "POST",
+        path,
+        status,
+        body=body,
+        show=("id", "kind", "status", "amount", "captured_amount", "balance_after"),
+        authorization=person["bearer"],
+        idempotency_key=f"move-{secrets.token_hex(8)}",
+    )
+    return moved
+
+
 def refuse(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any], deposit: str) -> None:
     """What a thief would try."""
     event = {
@@ -180,7 +248,7 @@ def refuse(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any], depos
         authorization=ravi["bearer"],
     )
     wallet = balance(story, asha)
-    expect(wallet["total"] == DEPOSIT - PAYMENT, "nothing has changed", wallet["total"])
+    expect(wallet["total"] == DEPOSIT - PAYMENT - PAYOUT, "nothing has changed", wallet["total"])
 
 
 def balance(story: Story, person: Mapping[str, Any]) -> Any:

@@ -44,11 +44,11 @@ BEGIN
         RETURN json_build_object('outcome', 'ended', 'changed', json_build_array());
     END IF;
     v_left := coalesce(o.captured_amount, o.amount) - refunded(o.id);
-    t.amount := coalesce(p_amount, v_left);
-    IF t.amount > v_left OR v_left = 0 THEN
+    IF v_left = 0 OR p_amount > v_left THEN
         RETURN json_build_object('outcome', 'refund_exceeds_original', 'left', v_left,
                                  'captured', coalesce(o.captured_amount, o.amount));
     END IF;
+    t.amount := coalesce(p_amount, v_left);
     SELECT * INTO giver FROM wallets WHERE id = o.to_wallet;
     SELECT * INTO taker FROM wallets WHERE id = o.from_wallet;
     IF giver.debit_frozen OR taker.credit_frozen THEN

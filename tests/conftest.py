@@ -27,6 +27,12 @@ from tests.support.platform import (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes the tests are spread over: one per core, four at most, and one on servers that are shared."""
+    shared = os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL")
+    return 1 if shared else min(4, os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Postgres with a migrated template database, and Valkey."""

@@ -13,6 +13,10 @@ COMMANDS = {
     "up": "local.platform",
     "demo": "local.demo",
     "migrate": "local.migrate",
+    "audit": "local.audit",
+    "wallet": "local.wallet",
+    "limits": "local.limits",
+    "withdrawals": "local.withdrawals",
     "check": "local.check",
     "build": "local.build",
 }

@@ -177,6 +177,68 @@ def test_a_deposit_costs_one_of_each(counters: Between, api: Api, asha: Person) 
     costs(counters, request, 201, Cost(1, 1))
 
 
+def post(api: Api, who: Person, path: str, **body: object) -> httpx.Response:
+    """POST under a fresh key."""
+    return api.call("POST", path, json=body, token=who.token, key=f"post-{secrets.token_hex(12)}")
+
+
+def transfers(api: Api, asha: Person, ravi: Person, **terms: str) -> list[str]:
+    """The paths of as many transfers from Asha to Ravi as there may be tries."""
+    body = {"to": f"@{ravi.handle}", "amount": 10, "currency": "INR"} | terms
+    return [f"/v1/transfers/{post(api, asha, '/v1/transfers', **body).json()['id']}" for _ in range(TRIES)]
+
+
+def test_a_hold_costs_one_of_each(counters: Between, api: Api, asha: Person, ravi: Person) -> None:
+    terms = {"to": f"@{ravi.handle}", "amount": 10, "currency": "INR", "capture": "manual"}
+    costs(counters, lambda: post(api, asha, "/v1/transfers", **terms), 201, Cost(1, 1))
+
+
+@pytest.mark.parametrize(("way", "status"), [("capture", 200), ("void", 200), ("refunds", 201)])
+def test_what_a_recipient_does_costs_one_of_each(
+    counters: Between, api: Api, asha: Person, ravi: Person, way: str, status: int
+) -> None:
+    done, *others = transfers(api, asha, ravi, capture="automatic" if way == "refunds" else "manual")
+    costs(counters, lambda: post(api, ravi, f"{others.pop()}/{way}"), status, Cost(1, 1))
+    assert post(api, ravi, f"{done}/{way}").status_code == status
+    # One that comes too late may have released a hold, so the cache hears of it.
+    too_late = (422, Cost(1, 0)) if way == "refunds" else (409, Cost(1, 1))
+    costs(counters, lambda: post(api, ravi, f"{done}/{way}"), *too_late)
+    costs(counters, lambda: post(api, asha, f"{done}/{way}"), 403, Cost(1, 0))
+
+
+def test_a_withdrawal_costs_one_of_each(counters: Between, api: Api, asha: Person) -> None:
+    terms = {"amount": 5, "bank": "hdfc", "account": "00123456789"}
+    costs(counters, lambda: post(api, asha, "/v1/wallets/INR/withdrawals", **terms), 201, Cost(1, 1))
+    bank = Bank(api)
+    opened = [post(api, asha, "/v1/wallets/INR/withdrawals", **terms).json()["id"] for _ in range(TRIES)]
+    costs(counters, lambda: bank.post(event(opened.pop(), 5, "withdrawal.succeeded")), 200, Cost(1, 1))
+
+
+@pytest.mark.parametrize("items", [1, 100])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_batch_costs_one_of_each(
+    counters: Between, api: Api, asha: Person, ravi: Person, items: int, whole: bool
+) -> None:
+    body = {"currency": "INR", "items": [{"to": f"@{ravi.handle}", "amount": 1}] * items, "all_or_nothing": whole}
+    costs(counters, lambda: post(api, asha, "/v1/transfers/batch", **body), 201, Cost(1, 1))
+
+
+def test_a_batch_that_is_refused_costs_one_of_each(counters: Between, api: Api, asha: Person, ravi: Person) -> None:
+    body = {"currency": "INR", "items": [{"to": f"@{ravi.handle}", "amount": 10**12}], "all_or_nothing": True}
+    costs(counters, lambda: post(api, asha, "/v1/transfers/batch", **body), 422, Cost(1, 1))
+
+
+def test_a_receiving_wallet_costs_one_round_trip(counters: Between, api: Api, asha: Person, database: Database) -> None:
+    """To be paid, and to be read: it is looked for in Redis, and never put there."""
+    shop = api.sign_up("Shop")
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute("SET search_path = okane")
+        owner.execute("SELECT switch_wallet(%s, 'INR', NULL, NULL, true)", [shop.handle])
+    costs(counters, lambda: pay(api, asha, shop), 201, Cost(1, 1))
+    for path in ("/v1/wallets/INR", "/v1/wallets/INR/transactions"):
+        costs(counters, partial(api.call, "GET", path, token=shop.token), 200, Cost(1, 1), "miss")
+
+
 def test_a_webhook_costs_one_of_each(counters: Between, api: Api, asha: Person) -> None:
     bank = Bank(api)
     intents = [api.intend(asha, 5) for _ in range(TRIES)]

@@ -57,6 +57,7 @@ ROUTES = {
     },
     "BankWebhookFunction": {"POST /v1/webhooks/bank/{bank}"},
     "CacheWarmerFunction": set(),
+    "BookkeeperFunction": set(),
 }
 EVERYWHERE = {
     "DATABASE_URL",
@@ -77,6 +78,7 @@ SETTINGS = {
     "TransferFunction": EVERYWHERE | TOKENS,
     "BankWebhookFunction": EVERYWHERE | {"BANKS", "BANK_SECRETS"},
     "CacheWarmerFunction": EVERYWHERE,
+    "BookkeeperFunction": EVERYWHERE,
 }
 SECRETS = {"DATABASE_URL", "UPSTASH_REDIS_REST_TOKEN", "OKANE_SECRET", "TOKEN_SIGNING_KEYS", "BANK_SECRETS"}
 
@@ -126,7 +128,7 @@ def allowed(name: str, action: str) -> list[Any]:
     return found
 
 
-def test_functions_are_these_five() -> None:
+def test_functions_are_these_six() -> None:
     assert set(FUNCTIONS) == set(ROUTES)
 
 
@@ -230,7 +232,7 @@ def test_no_secret_is_in_the_file() -> None:
 @every_function
 def test_time_and_memory(name: str) -> None:
     function = {**GLOBALS, **FUNCTIONS[name]}
-    assert function["Timeout"] == (60 if name == "CacheWarmerFunction" else 10)
+    assert function["Timeout"] == (60 if name in ("CacheWarmerFunction", "BookkeeperFunction") else 10)
     assert function["MemorySize"] >= (1024 if name == "AuthFunction" else 512)
 
 
@@ -254,6 +256,19 @@ def test_cache_warmer_runs_every_minute_one_at_a_time() -> None:
     assert schedule["Properties"]["ScheduleExpression"] == "rate(1 minute)"
     assert warmer["ReservedConcurrentExecutions"] == 1
     assert warmer["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
+
+
+def test_bookkeeper_sweeps_every_minute_and_audits_one_at_a_time() -> None:
+    bookkeeper = FUNCTIONS["BookkeeperFunction"]
+    assert {event["Type"] for event in bookkeeper["Events"].values()} == {"ScheduleV2"}
+    scheduled = [event["Properties"] for event in bookkeeper["Events"].values()]
+    assert {json.loads(one["Input"])["task"]: one["ScheduleExpression"] for one in scheduled} == {
+        "sweep": "rate(1 minute)",
+        "audit_recent": "rate(5 minutes)",
+        "audit_full": "cron(30 2 * * ? *)",
+    }
+    assert bookkeeper["ReservedConcurrentExecutions"] == 1
+    assert bookkeeper["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
 
 
 def test_browsers_may_send_what_the_routes_need() -> None:
@@ -280,24 +295,31 @@ def test_alarms_watch_metrics_that_exist() -> None:
     code += "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("functions/*/app.py"))
     alarms = [one["Properties"] for one in RESOURCES.values() if one["Type"] == "AWS::CloudWatch::Alarm"]
     own = [alarm for alarm in alarms if not str(alarm.get("Namespace", "AWS/Lambda")).startswith("AWS/")]
-    assert {alarm["MetricName"] for alarm in own} == {"BankEventQuarantined", "BankSignatureRefused"}
+    assert {alarm["MetricName"] for alarm in own} == {
+        "BankEventQuarantined",
+        "BankSignatureRefused",
+        "AuditDifferences",
+        "AuditRecentFinished",
+        "AuditFullFinished",
+        "WithdrawalsUnanswered",
+    }
     for alarm in own:
-        assert alarm["MetricName"] in code, f"nothing counts {alarm['MetricName']}"
-        assert alarm["Namespace"] == variables("BankWebhookFunction")["POWERTOOLS_METRICS_NAMESPACE"]
-        service = variables("BankWebhookFunction")["POWERTOOLS_SERVICE_NAME"]
-        assert alarm["Dimensions"] == [{"Name": "service", "Value": service}]
+        assert f'"{alarm["MetricName"]}"' in code, f"nothing counts {alarm['MetricName']}"
+        name = "BankWebhookFunction" if alarm["MetricName"].startswith("Bank") else "BookkeeperFunction"
+        assert alarm["Namespace"] == variables(name)["POWERTOOLS_METRICS_NAMESPACE"]
+        assert alarm["Dimensions"] == [{"Name": "service", "Value": variables(name)["POWERTOOLS_SERVICE_NAME"]}]
 
 
 def test_every_alarm_says_what_it_means_and_reports() -> None:
     alarms = {name: one["Properties"] for name, one in RESOURCES.items() if one["Type"] == "AWS::CloudWatch::Alarm"}
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (\w+Alarm)$", runbook, re.M) == list(alarms)
-    for alarm in alarms.values():
+    for name, alarm in alarms.items():
         assert len(alarm["AlarmDescription"]) > 40
         assert alarm["AlarmActions"]["Fn::If"][0] == "HasAlarmTopic"
-        assert alarm["TreatMissingData"] == "notBreaching"
+        assert alarm["TreatMissingData"] == ("breaching" if name.endswith("MissingAlarm") else "notBreaching")
 
 
 def test_dashboard_is_json() -> None:
     body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
-    assert len(json.loads(body)["widgets"]) == 4
+    assert len(json.loads(body)["widgets"]) == 6

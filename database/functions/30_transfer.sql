@@ -89,16 +89,15 @@ BEGIN
 END $$;
 
 -- Decides and writes one payment, or the hold of one. The payer's row is locked, and the payee's unless the credit arrives.
--- p_name: the payee's. p_limited: the currency has limits.
+-- p_name: the payee's. p_arrives: the payee's row is not locked. p_limited: the currency has limits.
 -- -> {"outcome": "made", "transaction", "limit", "changed"}
 --  | {"outcome": "idempotency_key_reused"}: the key was taken already, by a twin over other wallets
 CREATE OR REPLACE FUNCTION pay(p_id uuid, payer wallets, payee wallets, p_amount bigint, p_asked text, p_note text, p_name text,
-                               p_limited boolean, p_hold_seconds integer)
+                               p_arrives boolean, p_limited boolean, p_hold_seconds integer)
 RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
     t transfers;
-    v_arrives boolean := arrives(payee, p_amount);
-    v_at timestamptz := greatest(now_ms(), payer.updated_at, CASE WHEN NOT v_arrives THEN payee.updated_at END);
+    v_at timestamptz := greatest(now_ms(), payer.updated_at, CASE WHEN NOT p_arrives THEN payee.updated_at END);
     v_status transfer_status := 'Failure';
     v_failure text;
     v_limit json;
@@ -120,12 +119,12 @@ BEGIN
         v_failure := 'limit_exceeded';
     ELSIF payer.available < p_amount THEN
         v_failure := 'insufficient_funds';
-    ELSIF NOT v_arrives AND NOT has_room(payee, p_amount) THEN
+    ELSIF NOT p_arrives AND NOT has_room(payee, p_amount) THEN
         v_failure := 'limit_exceeded';
         v_limit := room_limit();
     ELSE
         v_out := -p_amount;
-        v_moved_payee := CASE WHEN NOT v_arrives THEN payee.id END;
+        v_moved_payee := CASE WHEN NOT p_arrives THEN payee.id END;
         IF p_hold_seconds IS NULL THEN
             v_status := 'Success';
             v_in := p_amount;
@@ -140,7 +139,7 @@ BEGIN
     INSERT INTO transfers (id, from_wallet, to_wallet, amount, created_at, completed_at, from_seq, to_seq, kind, status,
                            currency, asked, note, expires_at, failure_code, failure_limit)
     VALUES (p_id, payer.id, payee.id, p_amount, v_at, t.completed_at, payer.version + 1,
-            CASE WHEN v_failure IS NULL AND NOT v_arrives THEN payee.version + 1 END, 'transfer', v_status,
+            CASE WHEN v_failure IS NULL AND NOT p_arrives THEN payee.version + 1 END, 'transfer', v_status,
             payer.currency, p_asked, p_note, t.expires_at, v_failure, v_limit)
     ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
@@ -231,6 +230,6 @@ BEGIN
     END IF;
 
     -- 5. Write.
-    RETURN pay(p_id, payer, payee, p_amount, p_to, p_note, recipient.name, v_limited, p_hold_seconds);
+    RETURN pay(p_id, payer, payee, p_amount, p_to, p_note, recipient.name, v_arrives, v_limited, p_hold_seconds);
 END $$;
 GRANT EXECUTE ON FUNCTION make_transfer(uuid, uuid, uuid, text, bigint, text, text, integer) TO okane_app;

@@ -18,6 +18,10 @@ DECLARE
     v_code text;
     v_limit json;
     v_limited boolean := EXISTS (SELECT FROM limits WHERE currency = p_currency);
+    v_people uuid[];
+    v_names text[];
+    v_wallets bigint[];
+    v_locked bigint[];
     v_misses integer;
     v_missed json;
     v_outcomes json[] := '{}';
@@ -25,17 +29,19 @@ BEGIN
     -- 1. Known key?
     SELECT * INTO b FROM batches WHERE id = p_id;
     IF NOT FOUND THEN
-        -- 2. Everybody's wallet, in the one order.
+        -- 2. Who is paid, decided once; then everybody's wallet, in the one order, but for those that a credit arrives at.
+        SELECT array_agg(p.id ORDER BY i.number), array_agg(p.name ORDER BY i.number), array_agg(o.id ORDER BY i.number),
+               array_agg(o.id) FILTER (WHERE NOT arrives(o, i.amount))
+          INTO v_people, v_names, v_wallets, v_locked
+          FROM ROWS FROM (json_to_recordset(p_items) AS ("to" text, amount bigint)) WITH ORDINALITY AS i ("to", amount, number)
+          LEFT JOIN people p ON p.handle = i."to"
+          LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency;
         SELECT id INTO payer.id FROM wallets WHERE person_id = p_person AND currency = p_currency;
-        FOR w IN SELECT o.* FROM wallets o
-                  WHERE o.id = payer.id OR (payer.id IS NOT NULL AND o.id IN (
-                        SELECT x.id FROM json_to_recordset(p_items) AS i ("to" text, amount bigint)
-                          JOIN people p ON p.handle = i."to"
-                          JOIN wallets x ON x.person_id = p.id AND x.currency = p_currency AND NOT arrives(x, i.amount)))
-                  ORDER BY o.id FOR NO KEY UPDATE LOOP
-            IF w.has_received THEN w := fold(w); END IF;
-            IF w.id = payer.id THEN payer := w; END IF;
-        END LOOP;
+        IF FOUND THEN
+            FOR w IN SELECT * FROM wallets WHERE id = ANY (v_locked || payer.id) ORDER BY id FOR NO KEY UPDATE LOOP
+                IF w.has_received THEN PERFORM fold(w); END IF;
+            END LOOP;
+        END IF;
         -- 3. Known key now?
         SELECT * INTO b FROM batches WHERE id = p_id;
     END IF;
@@ -50,8 +56,7 @@ BEGIN
     ELSIF payer.id IS NULL THEN
         RETURN json_build_object('outcome', 'currency_mismatch');
     END IF;
-    SELECT count(*) INTO v_misses FROM json_to_recordset(p_items) AS i ("to" text)
-     WHERE NOT EXISTS (SELECT FROM people WHERE handle = i."to");
+    v_misses := cardinality(array_positions(v_people, NULL));
     IF v_misses > 0 THEN
         v_missed := recipient_missed(p_person, v_misses);
         IF v_missed->>'outcome' = 'rate_limited' THEN
@@ -61,11 +66,10 @@ BEGIN
 
     -- 5. Pay one after another. A refusal undoes them all where it is all or none.
     BEGIN
-        FOR item IN SELECT i.id, i."to", i.amount, i.note, p.name, p.id AS person, o.id AS wallet
-                      FROM ROWS FROM (json_to_recordset(p_items) AS (id uuid, "to" text, amount bigint, note text)) WITH ORDINALITY
-                           AS i (id, "to", amount, note, number)
-                      LEFT JOIN people p ON p.handle = i."to"
-                      LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency ORDER BY i.number LOOP
+        FOR item IN SELECT *
+                      FROM ROWS FROM (json_to_recordset(p_items) AS (id uuid, "to" text, amount bigint, note text),
+                                      unnest(v_people), unnest(v_names), unnest(v_wallets))
+                           AS i (id, "to", amount, note, person, name, wallet) LOOP
             v_limit := NULL;
             v_code := CASE WHEN item.person IS NULL THEN 'recipient_not_found'
                            WHEN item.person = p_person THEN 'self_transfer'
@@ -75,7 +79,8 @@ BEGIN
             ELSE
                 SELECT * INTO payer FROM wallets WHERE id = payer.id;  -- as the items before have left them
                 SELECT * INTO payee FROM wallets WHERE id = item.wallet;
-                v_paid := pay(item.id, payer, payee, item.amount, item."to", item.note, item.name, v_limited, NULL);
+                v_paid := pay(item.id, payer, payee, item.amount, item."to", item.note, item.name,
+                              item.wallet <> ALL (coalesce(v_locked, '{}')), v_limited, NULL);
                 IF v_paid->>'outcome' <> 'made' THEN
                     RAISE EXCEPTION USING ERRCODE = 'OK002';
                 END IF;

@@ -137,7 +137,8 @@ END $$;
 -- One page of a wallet's transactions, newest first: the opening entries below p_before, walked down the primary key,
 -- so that the thousandth page costs what the first does. Times become bounds on the versions first. Where little fits, a page
 -- looks at 2,000 entries and no more, which cold disks do within the time that a call has: it may then be short or empty, and
--- the next one goes on from last_seq as ever. One more row than asked for tells whether there is a next page.
+-- the next one goes on from last_seq as ever. One more row than asked for tells whether there is a next page. OFFSET 0 keeps the
+-- planner from reading the transfers in any other way than one by one.
 -- -> {"data": [...], "has_more", "last_seq"}
 CREATE OR REPLACE FUNCTION history_page(p_wallet bigint, p_before bigint, p_limit integer, p_kind transfer_kind,
     p_status transfer_status, p_from timestamptz, p_to timestamptz)
@@ -163,13 +164,15 @@ BEGIN
                              ELSE min(line.seq) FILTER (WHERE line.n <= p_limit) END)
           FROM (SELECT found.seq, row_number() OVER (ORDER BY found.seq DESC) AS n,
                        transaction_seen_from(found.t, p_wallet) AS view
-                  FROM (SELECT e.seq, t FROM entry_rows e JOIN transfers t ON t.id = e.transfer_id
+                  FROM (SELECT e.seq, o.t
+                          FROM entry_rows e
+                         CROSS JOIN LATERAL (SELECT t FROM transfers t WHERE t.id = e.transfer_id OFFSET 0) o
                          WHERE e.wallet_id = p_wallet AND e.tag IS DISTINCT FROM 'closing'
                            AND e.seq > v_floor AND e.seq <= v_last
-                           AND (p_kind IS NULL OR t.kind = p_kind)
-                           AND (p_status IS NULL OR t.status = p_status)
-                           AND (p_from IS NULL OR t.created_at >= p_from)
-                           AND (p_to IS NULL OR t.created_at < p_to)
+                           AND (p_kind IS NULL OR (o.t).kind = p_kind)
+                           AND (p_status IS NULL OR (o.t).status = p_status)
+                           AND (p_from IS NULL OR (o.t).created_at >= p_from)
+                           AND (p_to IS NULL OR (o.t).created_at < p_to)
                          ORDER BY e.seq DESC LIMIT p_limit + 1) found) line
     );
 END $$;

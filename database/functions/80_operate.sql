@@ -34,3 +34,16 @@ BEGIN
     END IF;
     RETURN (SELECT to_json(l) FROM limits l WHERE l.currency = p.currency);
 END $$;
+
+-- Withdrawals that no bank has ended yet, the oldest first; accounts by their last four characters.
+-- -> {"withdrawals": [{"id", "since", "bank", "amount", "currency", "handle", "account"}]}
+CREATE OR REPLACE FUNCTION open_withdrawals() RETURNS json LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT json_build_object('withdrawals', coalesce(json_agg(json_build_object('id', t.id, 'since', moment(t.created_at),
+                   'bank', t.asked, 'amount', t.amount, 'currency', t.currency, 'handle', p.handle,
+                   'account', '****' || right(t.account, 4)) ORDER BY t.created_at, t.id), '[]'))
+          FROM transfers t JOIN wallets w ON w.id = t.from_wallet LEFT JOIN people p ON p.id = w.person_id
+         WHERE t.status = 'Processing' AND t.kind = 'withdrawal'
+    );
+END $$;

@@ -100,7 +100,10 @@ class Contract:
         assert problem["code"] in documented, f"undocumented code: {what}"
         assert problem["request_id"] == reply.headers["x-request-id"], what
         assert problem["type"].endswith(f"errors.md#{problem['code']}"), what
-        assert ("errors" in problem) == (problem["code"] == "validation_failed"), what
+        # A batch that was refused as a whole says which item it was.
+        of_an_item = [fault["pointer"].startswith("/items/") for fault in problem.get("errors", [])]
+        assert ("errors" in problem) == (problem["code"] == "validation_failed" or of_an_item == [True]), what
+        assert ("limit" in problem) == (problem["code"] == "limit_exceeded"), what
         assert ("retry-after" in reply.headers) == (reply.status_code in (429, 503)), what
         assert ("www-authenticate" in reply.headers) == (reply.status_code == 401), what
 

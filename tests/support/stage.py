@@ -3,7 +3,7 @@
 import json
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -17,7 +17,10 @@ from tests.support.contract import CheckedApi
 
 
 class Target(NamedTuple):
-    """A route that reads a body, and the paths of its fields with what each takes."""
+    """A route that reads a body, and the paths of its fields with what each takes.
+
+    {hold} and {paid} in its path: what Asha holds for Ravi, and what she has paid him. bodiless: it may go without a body.
+    """
 
     method: str
     path: str
@@ -26,6 +29,7 @@ class Target(NamedTuple):
     secrets: tuple[str, ...] = ()  # fields of text in which any character but NUL may be
     required: tuple[str, ...] = ()
     amount: str = ""
+    bodiless: bool = False
 
 
 WHO = {"email": "nobody@example.com", "password": "a long enough one"}
@@ -45,9 +49,24 @@ TARGETS = {
     "deposit": Target(
         "POST", "/v1/wallets/INR/deposits", {"amount": 100, "bank": "hdfc"}, ("bank",), (), ("amount", "bank"), "amount"
     ),
+    "withdrawal": Target(
+        "POST", "/v1/wallets/INR/withdrawals", {"amount": 100, "bank": "hdfc", "account": "00123456789"}, ("bank", "account"), (),
+        ("amount", "bank", "account"), "amount",
+    ),
     "transfer": Target(
-        "POST", "/v1/transfers", {"to": "@", "amount": 100, "currency": "INR", "note": "Lunch", "capture": "automatic"},
+        "POST", "/v1/transfers",
+        {"to": "@", "amount": 100, "currency": "INR", "note": "Lunch", "capture": "manual", "expires_in": 3600},
         ("to", "currency", "note", "capture"), (), ("to", "amount", "currency"), "amount",
+    ),
+    "batch": Target(
+        "POST", "/v1/transfers/batch",
+        {"currency": "INR", "all_or_nothing": True, "items": [{"to": "@", "amount": 100, "note": "Lunch"}]},
+        ("currency", "items/0/to", "items/0/note"), (), ("currency", "items", "items/0/to", "items/0/amount"), "items/0/amount",
+    ),
+    "capture": Target("POST", "/v1/transfers/{hold}/capture", {"amount": 10}, (), amount="amount", bodiless=True),
+    "void": Target("POST", "/v1/transfers/{hold}/void", {}, (), bodiless=True),
+    "refund": Target(
+        "POST", "/v1/transfers/{paid}/refunds", {"amount": 10, "note": "Sorry"}, ("note",), amount="amount", bodiless=True
     ),
     "webhook": Target(
         "POST", "/v1/webhooks/bank/hdfc", event("", 100, reason="none"),
@@ -55,6 +74,28 @@ TARGETS = {
         ("type", "timestamp", "data", "data/reference", "data/bank_reference", "data/amount", "data/currency"),
         "data/amount",
     ),
+}  # fmt: skip
+
+# Values that no field of money takes, by target and field.
+MISFITS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "transfer": {"expires_in": (59, 604_801, 0, -1, 60.0, "60", True, [])},
+    "withdrawal": {
+        "bank": ("nobank", "../hdfc"),
+        "account": ("abc", "a" * 65, " abcd", "abcd-", "ab;cd", "ab\u0661cd", "ab\u202ecd", "ab\ncd"),
+    },
+    "batch": {
+        "items": (
+            [], {}, "a", None, [[]], [None], [1], [{}], [{"to": "@asha", "amount": 1}] * 101,
+            [{"to": "@asha", "amount": 1, "currency": "INR"}],
+        ),
+        "all_or_nothing": ("true", 1, None, []),
+        "items/0/to": ("asha", "@", "@@asha"),
+        "items/0/note": ("a" * 141, "a\u202eb"),
+        "currency": ("XXX", "inr"),
+    },
+    "capture": {"amount": (501,), "note": ("none is taken",)},
+    "void": {"amount": (1, None)},
+    "refund": {"note": ("a" * 141, "a\u202eb"), "currency": ("INR",)},
 }  # fmt: skip
 
 
@@ -66,6 +107,8 @@ class Stage:
     asha: Person
     ravi: Person
     reference: str  # of a deposit that Asha's bank could still settle
+    hold: str  # of hers that Ravi could capture
+    paid: str  # by her, which Ravi could give back
     secret: str
     database_url: str
 
@@ -80,7 +123,7 @@ class Stage:
         }
         # As bytes, since httpx takes only ASCII otherwise.
         present: Any = {name: value.encode() for name, value in sent.items() if value is not None}
-        return self.api.call(target.method, target.path, content=content, headers=present)
+        return self.api.call(target.method, self.path(target), content=content, headers=present)
 
     def send_raw(self, target: Target, content: bytes, media_type: str = "application/json") -> httpx.Response:
         """As send(), but with the path exactly as it stands: httpx would tidy it. media_type: "" sends none."""
@@ -90,16 +133,22 @@ class Stage:
             "Authorization": f"Bearer {self.ravi.token}", "Idempotency-Key": f"key-{secrets.token_hex(12)}",
         }  # fmt: skip
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request = f"{target.method} {target.path} HTTP/1.1\r\n{head}\r\n".encode() + content
+        path = self.path(target)
+        request = f"{target.method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content
         answer = exchange(self.api.endpoints.api, request)
-        self.api.contract.check(answer, target.method, target.path)
+        self.api.contract.check(answer, target.method, path)
         return answer
+
+    def path(self, target: Target) -> str:
+        """The path of what is there."""
+        return target.path.replace("{hold}", self.hold).replace("{paid}", self.paid)
 
     def body(self, target: Target) -> dict[str, Any]:
         """A body that would be taken."""
         filled: dict[str, Any] = json.loads(json.dumps(target.body))
-        if filled.get("to"):
-            filled["to"] = f"@{self.asha.handle}"
+        for payment in (filled, *filled.get("items", [])):
+            if "to" in payment:
+                payment["to"] = f"@{self.asha.handle}"
         if "data" in filled:
             filled["data"]["reference"] = self.reference
         return filled
@@ -111,20 +160,26 @@ class Stage:
             return connection.execute(
                 "SELECT id::text, currency, available, locked, version FROM wallets UNION ALL"
                 " SELECT 'transfers', '', count(*), 0, 0 FROM transfers UNION ALL"
+                " SELECT 'batches', '', count(*), 0, 0 FROM batches UNION ALL"
                 " SELECT 'events', '', count(*), 0, 0 FROM bank_events UNION ALL"
                 " SELECT 'people', '', count(*), 0, 0 FROM people ORDER BY 1"
             ).fetchall()
 
 
 def put(body: dict[str, Any], field: str, raw: str) -> bytes:
-    """The body as JSON, with a field (`data/amount`) as the text `raw`."""
-    *outer, last = field.split("/")
+    """The body as JSON, with a field (`data/amount`, `items/0/to`) as the text `raw`."""
     changed: dict[str, Any] = json.loads(json.dumps(body))
-    inner = changed
-    for step in outer:
-        inner = inner[step]
-    inner[last] = "@here@"
+    inside(changed, field)[field.rpartition("/")[2]] = "@here@"
     return json.dumps(changed).replace('"@here@"', raw).encode()
+
+
+def inside(body: dict[str, Any], field: str) -> dict[str, Any]:
+    """The object that a field is one of."""
+    found: Any = body
+    for step in field.split("/")[:-1]:
+        found = found[int(step) if isinstance(found, list) else step]
+    inner: dict[str, Any] = found
+    return inner
 
 
 class Faults:

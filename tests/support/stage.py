@@ -76,9 +76,17 @@ TARGETS = {
     ),
 }  # fmt: skip
 
-# Values that no field of money takes, by target and field.
+# Values of the right type that a field does not take all the same, by target and field; and some of the wrong one.
 MISFITS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "transfer": {"expires_in": (59, 604_801, 0, -1, 60.0, "60", True, [])},
+    "open_wallet": {"currency": ("inr", "XXX", "INR\n")},
+    "deposit": {"bank": ("nobank", "../hdfc")},
+    "transfer": {
+        "to": ("asha", "@@asha"),
+        "note": ("a" * 141, "a\u202eb"),
+        "capture": ("manual!",),
+        "currency": ("XXX",),
+        "expires_in": (59, 604_801, 0, -1, 60.0, "60", True, []),
+    },
     "withdrawal": {
         "bank": ("nobank", "../hdfc"),
         "account": ("abc", "a" * 65, " abcd", "abcd-", "ab;cd", "ab\u0661cd", "ab\u202ecd", "ab\ncd"),

@@ -3,12 +3,9 @@
 import itertools
 import json
 import secrets
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 import psycopg
@@ -18,10 +15,8 @@ from standardwebhooks import Webhook
 from okane_common import ids
 from tests.support.api import Api, Person
 from tests.support.books import DEPOSIT, Ledger, check_books
+from tests.support.crowd import CROWD, ROUNDS, at_once, crowd_of_ledgers, fates, in_rounds, outcome
 from tests.support.platform import Database
-
-CROWD = 20
-ROUNDS = 15  # in the database, where a round takes milliseconds
 
 
 @pytest.fixture(autouse=True)
@@ -41,47 +36,8 @@ def sound_books(database: Database) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def crowd(database: Database) -> Iterator[list[Ledger]]:
-    """Twenty connections of the application."""
-    ledgers = [Ledger(database.app_url) for _ in range(CROWD)]
-    yield ledgers
-    for ledger in ledgers:
-        ledger.connection.close()
-
-
-def at_once[Found](action: Callable[[int], Found]) -> list[Found]:
-    """Run it twenty times at the same moment, with the numbers 0 to 19."""
-    together = threading.Barrier(CROWD)
-
-    def one(number: int) -> Found:
-        together.wait(60)
-        return action(number)
-
-    with ThreadPoolExecutor(CROWD) as threads:
-        return list(threads.map(one, range(CROWD)))
-
-
-def in_rounds(crowd: list[Ledger], action: Callable[[Ledger, int, int], Any]) -> list[list[Any]]:
-    """Run it twenty times at the same moment, on a connection each, round after round; the answers by round."""
-    together = threading.Barrier(CROWD)
-
-    def one(number: int) -> list[Any]:
-        found = []
-        for turn in range(ROUNDS):
-            together.wait(60)
-            found.append(action(crowd[number], number, turn))
-        return found
-
-    with ThreadPoolExecutor(CROWD) as threads:
-        return [list(answers) for answers in zip(*threads.map(one, range(CROWD)), strict=True)]
-
-
-def fates(answers: list[dict[str, Any]]) -> Counter[str]:
-    """How many were made, replayed, refused; a recorded refusal by its code."""
-    found: Counter[str] = Counter()
-    for answer in answers:
-        failure = answer["transaction"]["failure"] if "transaction" in answer else None
-        found[failure["code"] if failure and answer["outcome"] == "made" else answer["outcome"]] += 1
-    return found
+    with crowd_of_ledgers(database.app_url) as crowd:
+        yield crowd
 
 
 # In the database
@@ -299,13 +255,6 @@ def send(api: Api, payer: Person, payee: Person, key: str, amount: int) -> httpx
     """POST /v1/transfers."""
     body = {"to": f"@{payee.handle}", "amount": amount, "currency": "INR"}
     return api.call("POST", "/v1/transfers", json=body, token=payer.token, key=key)
-
-
-def outcome(answer: httpx.Response) -> tuple[int, str]:
-    """The status, with the code of a problem and "replayed" where it is one."""
-    replayed = " replayed" if "idempotent-replayed" in answer.headers else ""
-    problem = answer.json()["code"] if "problem" in answer.headers["content-type"] else ""
-    return answer.status_code, f"{problem}{replayed}".strip()
 
 
 def available(api: Api, person: Person) -> int:

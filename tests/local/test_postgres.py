@@ -256,6 +256,7 @@ def test_the_public_copy_is_roots_own_and_readable(tmp_path: Path, monkeypatch: 
 
 
 @as_root
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded")  # the threads are those of the runner, and stay in the parent
 def test_an_ordinary_user_runs_it_and_root_can_go_on_with_it() -> None:
     """The child's code is loaded already: Python's own files may lie where only root can read them."""
     user = pwd.getpwnam("daemon")

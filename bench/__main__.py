@@ -104,10 +104,11 @@ def _show_ledger(found: dict[str, Any]) -> None:
     print(f"  {'clients':<26}{'load':<26}{'a second':>9}{'p50 ms':>9}{'p99 ms':>9}")
     for row in found["loads"]:
         print(f"  {row['group']:<26}{row['load']:<26}{row['rate']:>9,}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}")
-    print(f"\n  {'figure':<52}{'aim':>8}{'floor':>7}{'found':>9}")
+    print(f"\n  {'figure':<58}{'aim':>8}{'floor':>7}{'found':>9}")
     for row in found["aims"]:
-        aim = f"{'<=' if row['at_most'] else '>='} {row['aim']:g}"
-        print(f"  {row['figure']:<52}{aim:>8}{row['floor']:>7g}{row['found']:>9.2f}  {row['verdict']}")
+        aim = "" if row["aim"] is None else f"{'<=' if row['at_most'] else '>='} {row['aim']:g}"
+        floor = "" if row["floor"] is None else f"{row['floor']:g}"
+        print(f"  {row['figure']:<58}{aim:>8}{floor:>7}{row['found']:>9.2f}  {row['verdict']}".rstrip())
     for design, faults in found["faults"].items():
         print(f"\n  {design}: its books are wrong, so it has no figures")
         print("\n".join(f"    {fault}" for fault in faults[:10]))

@@ -304,7 +304,7 @@ def test_alarms_watch_metrics_that_exist() -> None:
         "WithdrawalsUnanswered",
     }
     for alarm in own:
-        assert f'"{alarm["MetricName"]}"' in code, f"nothing counts {alarm['MetricName']}"
+        assert alarm["MetricName"] in code, f"nothing counts {alarm['MetricName']}"
         name = "BankWebhookFunction" if alarm["MetricName"].startswith("Bank") else "BookkeeperFunction"
         assert alarm["Namespace"] == variables(name)["POWERTOOLS_METRICS_NAMESPACE"]
         assert alarm["Dimensions"] == [{"Name": "service", "Value": variables(name)["POWERTOOLS_SERVICE_NAME"]}]

@@ -33,14 +33,15 @@ CREATE OR REPLACE FUNCTION profile_view(p people) RETURNS json LANGUAGE sql STAB
         'email_verified', true, 'created_at', moment(p.created_at))
 $$;
 
--- A wallet with what has arrived and is not folded in yet: what its owner has.
+-- A wallet with what has arrived and is not folded in yet: what its owner has. Arrivals are counted as they can be seen and folded
+-- in by number, so two that were under way at the same moment may change places: until then a version of a receiving wallet says
+-- how many changes there were, and not yet which came last.
 CREATE OR REPLACE FUNCTION with_arrivals(w wallets) RETURNS wallets LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    IF NOT w.has_received THEN
-        RETURN w;
+    IF w.has_received THEN
+        SELECT w.available + coalesce(sum(amount), 0), w.version + count(*), greatest(w.updated_at, max(arrived_at))
+          INTO w.available, w.version, w.updated_at FROM arrivals WHERE wallet_id = w.id;
     END IF;
-    SELECT w.available + coalesce(sum(amount), 0), w.version + count(*), greatest(w.updated_at, max(arrived_at))
-      INTO w.available, w.version, w.updated_at FROM arrivals WHERE wallet_id = w.id;
     RETURN w;
 END $$;
 

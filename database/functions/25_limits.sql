@@ -36,11 +36,13 @@ BEGIN
     END IF;
 END $$;
 
--- A limit that would be exceeded, as the API shows it; null when it would not. p_used and p_cap without the payment.
-CREATE OR REPLACE FUNCTION over_limit(p_name text, p_used bigint, p_more bigint, p_cap bigint, p_resets_at timestamptz)
+-- A limit that would be exceeded, as the API shows it; null when it would not. p_used without the payment; p_resets_at is told
+-- only where the payment alone is within the cap, so that waiting helps.
+CREATE OR REPLACE FUNCTION over_limit(p_name text, p_used numeric, p_more bigint, p_cap bigint, p_resets_at timestamptz)
 RETURNS json LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN p_used + p_more > p_cap
-                THEN json_build_object('name', p_name, 'used', p_used, 'cap', p_cap, 'resets_at', moment(p_resets_at)) END
+                THEN json_build_object('name', p_name, 'used', p_used, 'cap', p_cap,
+                                       'resets_at', CASE WHEN p_more <= p_cap THEN moment(p_resets_at) END) END
 $$;
 
 -- When thirty days have room again for p_more: the first midnight by which enough of what was paid has left them, or, where
@@ -84,6 +86,10 @@ BEGIN
         SELECT created_at + make_interval(days => l.new_account_days) INTO v_old_enough FROM people WHERE id = w.person_id;
         IF v_old_enough > clock_timestamp() THEN
             v_over := over_limit('new_account', w.day_amount, p_amount, l.new_account, least(v_midnight, v_old_enough));
+            IF p_amount > l.new_account THEN  -- tomorrow is no better, but an older account is
+                v_over := over_limit('new_account', w.day_amount, p_amount, l.new_account, NULL)::jsonb
+                          || jsonb_build_object('resets_at', moment(v_old_enough));
+            END IF;
         END IF;
     END IF;
     IF v_over IS NULL AND p_amount > l.new_recipient AND p_payee IS NOT NULL

@@ -191,21 +191,20 @@ BEGIN
     IF NOT v_known THEN
         -- 2. Who pays whom; then both rows, in the one order that everything here locks in: two people who pay each
         --    other at the same moment wait, and never deadlock. A wallet that the credit arrives at needs no lock.
-        SELECT p.id, p.name, m.id, l.currency IS NOT NULL, o.id, p.id, p_currency,
-               o.available, o.locked, o.version, o.updated_at, o.receiving, o.credit_frozen
-          INTO recipient.id, recipient.name, payer.id, v_limited, payee.id, payee.person_id, payee.currency,
-               payee.available, payee.locked, payee.version, payee.updated_at, payee.receiving, payee.credit_frozen
+        SELECT p.id, p.name, m.id, o.id, o.available, o.locked, o.receiving
+          INTO recipient.id, recipient.name, payer.id, payee.id, payee.available, payee.locked, payee.receiving
           FROM (SELECT 1) one
           LEFT JOIN people p ON p.handle = p_to
           LEFT JOIN wallets o ON o.person_id = p.id AND o.currency = p_currency
-          LEFT JOIN wallets m ON m.person_id = p_person AND m.currency = p_currency
-          LEFT JOIN limits l ON l.currency = p_currency;
+          LEFT JOIN wallets m ON m.person_id = p_person AND m.currency = p_currency;
         v_arrives := arrives(payee, p_amount);
         IF payee.id < payer.id AND NOT v_arrives THEN
             SELECT * INTO payee FROM wallets WHERE id = payee.id FOR NO KEY UPDATE;
         END IF;
         SELECT * INTO payer FROM wallets WHERE id = payer.id FOR NO KEY UPDATE;
-        IF payee.id > payer.id AND NOT v_arrives THEN
+        IF v_arrives THEN
+            SELECT * INTO payee FROM wallets WHERE id = payee.id;
+        ELSIF payee.id > payer.id THEN
             SELECT * INTO payee FROM wallets WHERE id = payee.id FOR NO KEY UPDATE;
         END IF;
         IF payer.has_received THEN payer := fold(payer); END IF;
@@ -230,6 +229,7 @@ BEGIN
     END IF;
 
     -- 5. Write.
+    v_limited := EXISTS (SELECT FROM limits WHERE currency = p_currency);
     RETURN pay(p_id, payer, payee, p_amount, p_to, p_note, recipient.name, v_arrives, v_limited, p_hold_seconds);
 END $$;
 GRANT EXECUTE ON FUNCTION make_transfer(uuid, uuid, uuid, text, bigint, text, text, integer) TO okane_app;

@@ -90,8 +90,8 @@ BEGIN
 END $$;
 GRANT EXECUTE ON FUNCTION resolve_hold(uuid, uuid, uuid, uuid, boolean, bigint) TO okane_app;
 
--- Releases holds whose time is over, p_most of them, the oldest first. Never waits: what somebody has locked is touched by them, or
--- left to the next sweep. -> {"released": number, "changed": [...]}
+-- Releases holds whose time is over, p_most of them, the oldest first, for a second at most. Never waits: what somebody has locked
+-- is touched by them, or left to the next sweep. -> {"released": number, "changed": [...]}
 CREATE OR REPLACE FUNCTION sweep_holds(p_most integer)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -102,10 +102,12 @@ DECLARE
     v_at timestamptz;
     v_wallets bigint[] := '{}';
     v_released integer := 0;
+    v_until timestamptz := clock_timestamp() + interval '1 second';
 BEGIN
     FOR t IN SELECT * FROM transfers
               WHERE status = 'Processing' AND kind = 'transfer' AND coalesce(expires_at, created_at) <= clock_timestamp()
-              ORDER BY coalesce(expires_at, created_at) LIMIT p_most LOOP
+              ORDER BY coalesce(expires_at, created_at) LOOP
+        EXIT WHEN v_released = p_most OR clock_timestamp() > v_until;
         v_locked := 0;
         FOR w IN SELECT * FROM wallets WHERE id IN (t.from_wallet, t.to_wallet) ORDER BY id
                  FOR NO KEY UPDATE SKIP LOCKED LOOP

@@ -17,7 +17,7 @@ DECLARE
     v_paid json;
     v_code text;
     v_limit json;
-    v_limited boolean := EXISTS (SELECT FROM limits WHERE currency = p_currency);
+    v_limited boolean;  -- the currency has limits
     v_people uuid[];
     v_names text[];
     v_wallets bigint[];
@@ -63,6 +63,7 @@ BEGIN
             RETURN v_missed;
         END IF;
     END IF;
+    v_limited := EXISTS (SELECT FROM limits WHERE currency = p_currency);
 
     -- 5. Pay one after another. A refusal undoes them all where it is all or none.
     BEGIN

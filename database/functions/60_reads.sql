@@ -182,7 +182,7 @@ CREATE OR REPLACE FUNCTION fold_before_reading(p_person uuid, p_currency text) R
 DECLARE
     w wallets;
 BEGIN
-    SELECT * INTO w FROM wallets WHERE person_id = p_person AND currency = p_currency
+    SELECT * INTO w FROM wallets WHERE person_id = p_person AND currency = p_currency AND has_received
        AND EXISTS (SELECT FROM arrivals WHERE wallet_id = id) FOR NO KEY UPDATE;
     IF FOUND THEN
         PERFORM fold(w);

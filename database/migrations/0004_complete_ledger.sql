@@ -2,6 +2,8 @@
 -- entries and indexes before and takes 400 after: wallets have numbers for names inside the database, an entry takes
 -- its time from its transfer, and says nothing about locked money where there is none. docs/decisions.md has the parts.
 
+-- Nothing may be written between the copies and the new tables.
+LOCK TABLE wallets, transfers, entries, bank_events IN ACCESS EXCLUSIVE MODE;
 CREATE TABLE wallets_before AS SELECT *, row_number() OVER (ORDER BY updated_at, id) AS number FROM wallets;
 CREATE TABLE transfers_before AS SELECT * FROM transfers;
 CREATE TABLE entries_before AS SELECT * FROM entries;
@@ -24,9 +26,9 @@ CREATE TABLE wallets (
     -- What was paid out of it, for the limits: on one day (of UTC), and on the 29 days before that one. A day that is
     -- over moves to wallet_days.
     day            date,
-    day_amount     bigint NOT NULL DEFAULT 0,  -- minor units
+    day_amount     numeric NOT NULL DEFAULT 0, -- minor units; sums of many amounts have no bound
     day_count      bigint NOT NULL DEFAULT 0,
-    earlier_amount bigint NOT NULL DEFAULT 0,  -- minor units
+    earlier_amount numeric NOT NULL DEFAULT 0, -- minor units
     earlier_count  bigint NOT NULL DEFAULT 0,
     currency       currency_code NOT NULL,
     -- An operator's switches.
@@ -110,7 +112,7 @@ CREATE TABLE arrivals (
 CREATE TABLE wallet_days (
     wallet_id bigint NOT NULL,
     day       date NOT NULL,
-    amount    bigint NOT NULL,                 -- minor units
+    amount    numeric NOT NULL,                -- minor units
     count     bigint NOT NULL,
     CONSTRAINT wallet_days_pkey PRIMARY KEY (wallet_id, day),
     CONSTRAINT wallet_days_paid_out CHECK (amount >= 0 AND count >= 0)
@@ -211,9 +213,10 @@ BEGIN
     IF num_nonnulls(NEW.person_id, NEW.party) <> 1 OR (NEW.party IS NULL) <> (NEW.stripe IS NULL) THEN
         RAISE EXCEPTION 'a wallet has one owner' USING ERRCODE = 'check_violation', CONSTRAINT = 'wallets_one_owner';
     END IF;
-    RETURN NEW;
+    RETURN NULL;
 END $$;
-CREATE TRIGGER wallets_have_one_owner BEFORE INSERT OR UPDATE OF person_id, party, stripe ON wallets
+-- AFTER, since a BEFORE UPDATE trigger makes every update of the table fetch its row once more.
+CREATE TRIGGER wallets_have_one_owner AFTER INSERT OR UPDATE OF person_id, party, stripe ON wallets
     FOR EACH ROW EXECUTE FUNCTION check_owner();
 
 CREATE TRIGGER entries_are_append_only BEFORE UPDATE OR DELETE ON entry_rows

@@ -274,6 +274,7 @@ def take_body(event: Event) -> None:
     body = event.get("body")
     if not body or event["requestContext"]["http"]["method"] not in BODY_METHODS:
         event["body"] = None
+        event["headers"].pop("content-type", None)  # of nothing
         return
     raw = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode("utf-8", "surrogatepass")
     if len(raw) > MAX_BODY_BYTES:

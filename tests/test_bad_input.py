@@ -1,6 +1,7 @@
 """Bad input on every route: each gets its documented 4xx, never a 5xx, and moves nothing."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -196,6 +197,26 @@ def test_values_that_fit_in_type_and_in_nothing_else(stage: Stage, name: str) ->
         for value in values:
             answer = stage.send(TARGETS[name], put(body, field, json.dumps(value)))
             faults.expect(f"{field}: {value!r}", answer, 422, "validation_failed", f"/{field}")
+    faults.none()
+
+
+@every_target
+def test_form_of_no_body_does_not_matter(stage: Stage, name: str) -> None:
+    """Without a body, a Content-Type says nothing: what needs one says that it is missing, the rest goes on."""
+    target, faults = TARGETS[name], Faults()
+    expected = (422, "validation_failed")
+    if target.bodiless:
+        target, expected = target._replace(path=f"/v1/transfers/{uuid.uuid4()}/{name}"), (404, "not_found")
+        target = target._replace(path=target.path.replace("/refund", "/refunds"))
+    for media_type in (
+        "application/json",
+        "text/plain",
+        "multipart/form-data",
+        "multipart/form-data; boundary=x",
+        "é",
+        "",
+    ):
+        faults.expect(repr(media_type), stage.send(target, b"", **{"Content-Type": media_type}), *expected)
     faults.none()
 
 

@@ -182,9 +182,10 @@ def test_hundred_items(stand: Stand, asha: Party) -> None:
 
 
 def test_guessing_handles_is_dear_in_batches_too(stand: Stand, asha: Party) -> None:
-    """Thirty misses in five minutes, however they are asked for; and then nothing of a batch happens."""
+    """Thirty misses in five minutes, or one batch with more; and then nothing of a batch happens."""
     ravi = stand.ledger.person("ravi")
     misses = [(f"nobody_{number}", 1) for number in range(31)]
+    assert stand.ledger.batch(asha, "key-many", misses)["outcome"] == "made"
     before = stand.everything()
     for whole in (True, False):
         limited = stand.ledger.batch(asha, "key-batch", [(ravi.handle, 1), *misses], whole=whole)
@@ -208,6 +209,20 @@ def test_refusals_of_the_whole(stand: Stand, asha: Party) -> None:
     assert stand.ledger.batch(asha, "key-batch", [(ravi.handle, 1)], currency="USD") == {"outcome": "currency_mismatch"}
     assert stand.everything() == before
     assert stand.ledger.batch(asha, "key-batch", [(ravi.handle, 1)])["outcome"] == "made"
+
+
+def test_batches_that_cannot_pay_are_counted(stand: Stand) -> None:
+    """A thousand refused items in five minutes, and then no batch locks anybody's row for this person."""
+    poor, others = stand.ledger.person("poor"), [stand.ledger.person("other") for _ in range(2)]
+    items = [(others[number % 2].handle, 1) for number in range(100)]
+    for number in range(11):
+        whole = number % 2 == 1
+        assert stand.ledger.batch(poor, f"key-{number:08}", items, whole=whole)["outcome"] == "made"
+    refused = stand.ledger.batch(poor, "key-too-many", items)
+    assert (refused["outcome"], 0 < refused["retry_after"] <= 300) == ("rate_limited", True)
+    assert stand.ledger.batch(poor, "key-00000000", items)["outcome"] == "replayed"
+    stand.ledger.fund(poor, 10)
+    assert stand.ledger.transfer(poor, "key-single", others[0].handle, 1)["outcome"] == "made"
 
 
 def test_limits_count_the_items_one_after_another(stand: Stand) -> None:

@@ -370,6 +370,26 @@ def test_sweep_waits_for_nobody(stand: Stand, database: Database, side: str) -> 
 # Who is who
 
 
+def test_sweep_goes_past_a_busy_wallet(stand: Stand, database: Database) -> None:
+    """Many holds behind one locked row keep nobody else's from their owner, and keep no row of those they pass."""
+    busy, asha, ravi = stand.rich(), stand.rich(), stand.ledger.person("ravi")
+    behind = [stand.hold(asha, busy, 10, f"key-behind-{number}") for number in range(5)]
+    free = stand.hold(asha, ravi, 10, "key-free")
+    for hold in (*behind, free):
+        stand.owner.expire(hold)
+    with psycopg.connect(database.url) as blocker, psycopg.connect(database.app_url) as sweeper:
+        blocker.execute("SELECT FROM okane.wallets WHERE person_id = %s FOR NO KEY UPDATE", [busy.person])
+        ((swept,),) = sweeper.execute("SELECT okane.sweep_holds(1)").fetchall()
+        assert swept["released"] == 1
+        sweeper.commit()
+        ((swept,),) = sweeper.execute("SELECT okane.sweep_holds(1)").fetchall()
+        assert swept["released"] == 0
+        # The sweep has not ended its transaction, and still asha's row is free.
+        with psycopg.connect(database.url) as other:
+            other.execute("SELECT FROM okane.wallets WHERE person_id = %s FOR NO KEY UPDATE NOWAIT", [asha.person])
+    assert stand.ledger.call("sweep_holds", 100)["released"] == len(behind)
+
+
 def test_a_hold_is_no_way_around_the_mask(stand: Stand) -> None:
     """It costs nothing: the name is for those who have paid."""
     asha, ravi = stand.rich(1000), stand.ledger.person("ravi")

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,6 +186,29 @@ def test_books_from_before_are_carried_over(services: Services, empty: str, file
         set_app_password(services.server_url, services.secrets.app_password)
         assert ledger.event("00000000-0000-8000-8000-000000000005", 70)["status"] == "processed"
     assert check_books(empty) == []
+
+
+def test_what_is_written_while_books_are_carried_over_is_kept(empty: str, files: Path) -> None:
+    new, functions_now = files / "migrations" / FILES[3], files / "functions"
+    kept = new.read_text()
+    new.unlink()
+    functions_now.rename(files / "functions_now")
+    functions_now.mkdir()
+    migrate(empty)
+    new.write_text(kept)
+    functions_now.rmdir()
+    (files / "functions_now").rename(functions_now)
+    with psycopg.connect(empty) as writer, ThreadPoolExecutor(1) as threads:
+        writer.execute(OLD_BOOKS.read_bytes())  # under way, as a payment would be
+        migrating = threads.submit(migrate, empty)
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with psycopg.connect(empty, autocommit=True) as watcher:
+            while not watcher.execute(waiting).fetchall():
+                time.sleep(0.01)
+        writer.commit()
+        assert migrating.result(60) == FILES[3:]
+    assert check_books(empty) == []
+    assert ask(empty, "SELECT count(*) FROM okane.transfers") == 5
 
 
 def test_next_number_is_applied_alone(empty: str, files: Path) -> None:

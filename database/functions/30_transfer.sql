@@ -98,10 +98,6 @@ RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
     t transfers;
     v_at timestamptz := greatest(now_ms(), payer.updated_at, CASE WHEN NOT p_arrives THEN payee.updated_at END);
-    v_status transfer_status := 'Failure';
-    v_failure text;
-    v_limit json;
-    v_moved_payee bigint;
     v_out bigint := 0;   -- of the payer's available money
     v_held bigint := 0;  -- of that, locked
     v_in bigint := 0;    -- what the payee gets at once
@@ -109,59 +105,58 @@ BEGIN
     IF payer.day IS DISTINCT FROM (v_at AT TIME ZONE 'UTC')::date THEN
         payer := turn_day(payer.id, (v_at AT TIME ZONE 'UTC')::date);
     END IF;
-    IF p_limited THEN
-        v_limit := limit_exceeded(payer, p_amount, payee.id);
+    IF p_limited AND NOT payer.debit_frozen THEN
+        t.failure_limit := limit_exceeded(payer, p_amount, payee.id);
     END IF;
-    IF payer.debit_frozen OR payee.credit_frozen THEN
-        v_failure := 'wallet_frozen';
-        v_limit := NULL;
-    ELSIF v_limit IS NOT NULL THEN
-        v_failure := 'limit_exceeded';
+    -- What is the payer's own comes first: nobody learns of the payee without the money to pay them.
+    t.status := 'Failure';
+    IF payer.debit_frozen THEN
+        t.failure_code := 'wallet_frozen';
+    ELSIF t.failure_limit IS NOT NULL THEN
+        t.failure_code := 'limit_exceeded';
     ELSIF payer.available < p_amount THEN
-        v_failure := 'insufficient_funds';
+        t.failure_code := 'insufficient_funds';
+    ELSIF payee.credit_frozen THEN
+        t.failure_code := 'wallet_frozen';
     ELSIF NOT p_arrives AND NOT has_room(payee, p_amount) THEN
-        v_failure := 'limit_exceeded';
-        v_limit := room_limit();
-    ELSE
+        t.failure_code := 'limit_exceeded';
+        t.failure_limit := room_limit();
+    ELSIF p_hold_seconds IS NULL THEN
+        t.status := 'Success';
         v_out := -p_amount;
-        v_moved_payee := CASE WHEN NOT p_arrives THEN payee.id END;
-        IF p_hold_seconds IS NULL THEN
-            v_status := 'Success';
-            v_in := p_amount;
-        ELSE
-            v_status := 'Processing';
-            v_held := p_amount;
-        END IF;
+        v_in := p_amount;
+    ELSE
+        t.status := 'Processing';
+        v_out := -p_amount;
+        v_held := p_amount;
     END IF;
-    t.created_at := v_at;
-    t.completed_at := CASE WHEN v_status <> 'Processing' THEN v_at END;
+    t.id := p_id; t.kind := 'transfer'; t.from_wallet := payer.id; t.to_wallet := payee.id; t.amount := p_amount;
+    t.currency := payer.currency; t.asked := p_asked; t.note := p_note; t.created_at := v_at;
+    t.completed_at := CASE WHEN t.status <> 'Processing' THEN v_at END;
     t.expires_at := v_at + make_interval(secs => p_hold_seconds);
-    INSERT INTO transfers (id, from_wallet, to_wallet, amount, created_at, completed_at, from_seq, to_seq, kind, status,
-                           currency, asked, note, expires_at, failure_code, failure_limit)
-    VALUES (p_id, payer.id, payee.id, p_amount, v_at, t.completed_at, payer.version + 1,
-            CASE WHEN v_failure IS NULL AND NOT p_arrives THEN payee.version + 1 END, 'transfer', v_status,
-            payer.currency, p_asked, p_note, t.expires_at, v_failure, v_limit)
-    ON CONFLICT (id) DO NOTHING;
+    t.from_seq := payer.version + 1;
+    t.to_seq := CASE WHEN t.failure_code IS NULL AND NOT p_arrives THEN payee.version + 1 END;
+    INSERT INTO transfers VALUES (t.*) ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'idempotency_key_reused');
     END IF;
     payer := write_entry(payer.id, p_id, NULL, v_at, v_out, v_held, -v_out);
-    IF v_moved_payee IS NOT NULL THEN
-        payee := write_entry(payee.id, p_id, NULL, v_at, v_in, 0);
-    ELSIF v_failure IS NULL THEN
+    IF t.failure_code IS NOT NULL THEN
+        payee := NULL;
+    ELSIF p_arrives THEN
         INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, p_id, v_in, v_at);
+    ELSE
+        payee := write_entry(payee.id, p_id, NULL, v_at, v_in, 0);
     END IF;
-    IF p_limited AND v_status = 'Success' THEN
+    IF p_limited AND t.status = 'Success' THEN
         PERFORM know_payee(payer, payee.id);
     END IF;
-    t.id := p_id; t.kind := 'transfer'; t.status := v_status; t.amount := p_amount; t.currency := payer.currency; t.note := p_note;
-    t.failure_code := v_failure;
     RETURN json_build_object('outcome', 'made',
-        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_asked, p_name, v_status), payer.available,
+        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_asked, p_name, t.status), payer.available,
                                         payer.version, 0),
-        'limit', v_limit,
-        'changed', CASE WHEN v_failure IS NULL THEN json_build_array(change_view(payer), change_view(payee))
-                                               ELSE json_build_array(change_view(payer)) END);
+        'limit', t.failure_limit,
+        'changed', CASE WHEN payee.id IS NULL THEN json_build_array(change_view(payer))
+                                              ELSE json_build_array(change_view(payer), change_view(payee)) END);
 END $$;
 
 -- The limit that a recipient's wallet has: what it holds is nobody else's business.
@@ -174,7 +169,7 @@ $$;
 --  | {"outcome": "session_ended" | "idempotency_key_reused" | "recipient_not_found" | "self_transfer" | "currency_mismatch"}
 --  | {"outcome": "rate_limited", "retry_after": seconds}: too many handles that nobody has
 CREATE OR REPLACE FUNCTION make_transfer(p_person uuid, p_session uuid, p_id uuid, p_to text, p_amount bigint,
-                                         p_currency text, p_note text, p_hold_seconds integer)
+                                         p_currency text, p_note text, p_hold_seconds integer DEFAULT NULL)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE

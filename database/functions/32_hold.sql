@@ -36,8 +36,8 @@ DECLARE
     v_asked text := CASE WHEN p_capture THEN 'capture ' || coalesce(p_amount::text, 'all') ELSE 'void' END;
     v_payer_person uuid;
     v_payee_person uuid;
-    v_frozen boolean;
-    v_room boolean;
+    payer wallets;
+    payee wallets;
     v_at timestamptz;
     v_captured bigint;
 BEGIN
@@ -65,25 +65,24 @@ BEGIN
         RETURN json_build_object('outcome', 'not_found');
     END IF;
     SELECT * INTO t FROM transfers WHERE id = p_id;  -- as it is now
-    SELECT bool_or(CASE w.id WHEN t.from_wallet THEN w.debit_frozen ELSE w.credit_frozen END),
-           bool_and(w.id = t.from_wallet OR has_room(w, coalesce(p_amount, t.amount))),
-           greatest(now_ms(), max(w.updated_at))
-      INTO v_frozen, v_room, v_at FROM wallets w WHERE w.id IN (t.from_wallet, t.to_wallet);
+    SELECT * INTO payer FROM wallets WHERE id = t.from_wallet;
+    SELECT * INTO payee FROM wallets WHERE id = t.to_wallet;
+    v_captured := CASE WHEN p_capture THEN coalesce(p_amount, t.amount) ELSE 0 END;
+    v_at := greatest(now_ms(), payer.updated_at, payee.updated_at);
     IF t.status <> 'Processing' THEN
         RETURN json_build_object('outcome', 'ended', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
     ELSIF t.expires_at <= v_at THEN
         PERFORM end_hold(t, v_at, 0, 'expired', NULL, NULL);
         RETURN json_build_object('outcome', 'expired', 'changed', changed_wallets(t.from_wallet, t.to_wallet));
-    ELSIF p_capture AND p_amount > t.amount THEN
+    ELSIF v_captured > t.amount THEN
         RETURN json_build_object('outcome', 'capture_exceeds_hold', 'held', t.amount);
-    ELSIF p_capture AND v_frozen THEN
+    ELSIF p_capture AND (payer.debit_frozen OR payee.credit_frozen) THEN
         RETURN json_build_object('outcome', 'wallet_frozen');
-    ELSIF p_capture AND NOT v_room THEN
+    ELSIF NOT has_room(payee, v_captured) THEN
         RETURN json_build_object('outcome', 'limit_exceeded', 'limit', room_limit());
     END IF;
 
     -- 4. Write.
-    v_captured := CASE WHEN p_capture THEN coalesce(p_amount, t.amount) ELSE 0 END;
     t := end_hold(t, v_at, v_captured, CASE WHEN NOT p_capture THEN 'voided' END, p_key, v_asked);
     RETURN json_build_object('outcome', 'made', 'transaction', transaction_seen_from(t, t.to_wallet),
                              'changed', changed_wallets(t.from_wallet, t.to_wallet));
@@ -98,7 +97,6 @@ SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     t transfers;
     w wallets;
-    v_locked integer;
     v_at timestamptz;
     v_wallets bigint[] := '{}';
     v_released integer := 0;
@@ -108,26 +106,27 @@ BEGIN
               WHERE status = 'Processing' AND kind = 'transfer' AND coalesce(expires_at, created_at) <= clock_timestamp()
               ORDER BY coalesce(expires_at, created_at) LOOP
         EXIT WHEN v_released = p_most OR clock_timestamp() > v_until;
-        v_locked := 0;
-        FOR w IN SELECT * FROM wallets WHERE id IN (t.from_wallet, t.to_wallet) ORDER BY id
-                 FOR NO KEY UPDATE SKIP LOCKED LOOP
-            PERFORM fold(w);
-            v_locked := v_locked + 1;
-        END LOOP;
-        SELECT * INTO t FROM transfers WHERE id = t.id;
-        IF v_locked = 2 AND t.status = 'Processing' THEN
-            SELECT greatest(now_ms(), max(updated_at)) INTO v_at FROM wallets WHERE id IN (t.from_wallet, t.to_wallet);
-            PERFORM end_hold(t, v_at, 0, 'expired', NULL, NULL);
-            v_wallets := v_wallets || t.from_wallet || t.to_wallet;
-            v_released := v_released + 1;
-        END IF;
+        BEGIN
+            FOR w IN SELECT * FROM wallets WHERE id IN (t.from_wallet, t.to_wallet) ORDER BY id FOR NO KEY UPDATE NOWAIT LOOP
+                PERFORM fold(w);
+            END LOOP;
+            SELECT * INTO t FROM transfers WHERE id = t.id;
+            IF t.status = 'Processing' THEN
+                SELECT greatest(now_ms(), max(updated_at)) INTO v_at FROM wallets WHERE id IN (t.from_wallet, t.to_wallet);
+                PERFORM end_hold(t, v_at, 0, 'expired', NULL, NULL);
+                v_wallets := v_wallets || t.from_wallet || t.to_wallet;
+                v_released := v_released + 1;
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN  -- gives the other row back, too
+            CONTINUE;
+        END;
     END LOOP;
     RETURN json_build_object('released', v_released, 'changed', changed_wallets(VARIADIC v_wallets));
 END $$;
 GRANT EXECUTE ON FUNCTION sweep_holds(integer) TO okane_app;
 
 -- Folds in what has arrived at one wallet that has something waiting, up to p_most of it; wallets that somebody has locked fold
--- for themselves. -> {"folded": number of entries made; 0 when there is nothing more to do}
+-- for themselves. -> {"folded": number of entries made; 0 when there is nothing more to do now}
 CREATE OR REPLACE FUNCTION fold_arrivals(p_most integer)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$

@@ -3,7 +3,7 @@
 -- -> {"outcome": "made" | "replayed", "refused": boolean (all or none, and none), "items": [{"code", "limit", "transaction"}],
 --     "changed": [...]}; transaction is null for an item that could not be one, and for all where none was paid
 --  | {"outcome": "session_ended" | "idempotency_key_reused" | "currency_mismatch" (no wallet in that currency)}
---  | {"outcome": "rate_limited", "retry_after": seconds}: too many handles that nobody has
+--  | {"outcome": "rate_limited", "retry_after": seconds}: too many handles that nobody has, or too many items refused
 CREATE OR REPLACE FUNCTION make_batch(p_person uuid, p_session uuid, p_id uuid, p_asked bytea, p_all boolean, p_currency text,
                                       p_items json)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
@@ -23,12 +23,18 @@ DECLARE
     v_wallets bigint[];
     v_locked bigint[];
     v_misses integer;
+    v_wait integer;
     v_missed json;
     v_outcomes json[] := '{}';
 BEGIN
     -- 1. Known key?
     SELECT * INTO b FROM batches WHERE id = p_id;
     IF NOT FOUND THEN
+        -- A batch holds a hundred rows for as long as it takes: one that cannot pay must not do that again and again.
+        v_wait := spend('batch:' || p_person, 0, 1000, 300);
+        IF v_wait > 0 THEN
+            RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
+        END IF;
         -- 2. Who is paid, decided once; then everybody's wallet, in the one order, but for those that a credit arrives at.
         SELECT array_agg(p.id ORDER BY i.number), array_agg(p.name ORDER BY i.number), array_agg(o.id ORDER BY i.number),
                array_agg(o.id) FILTER (WHERE NOT arrives(o, i.amount))
@@ -58,7 +64,7 @@ BEGIN
     END IF;
     v_misses := cardinality(array_positions(v_people, NULL));
     IF v_misses > 0 THEN
-        v_missed := recipient_missed(p_person, v_misses);
+        v_missed := recipient_missed(p_person, least(v_misses, 30));  -- so that there is a time at which it is taken
         IF v_missed->>'outcome' = 'rate_limited' THEN
             RETURN v_missed;
         END IF;
@@ -110,10 +116,17 @@ BEGIN
         WHEN SQLSTATE 'OK002' THEN  -- a key was taken, by a twin over other wallets
             RETURN json_build_object('outcome', 'idempotency_key_reused');
     END;
+    PERFORM spend('batch:' || p_person, refused_items(v_outcomes, p_all), 1000, 300);
     SELECT * INTO b FROM batches WHERE id = p_id;
     RETURN batch_view('made', b, p_person, p_currency);
 END $$;
 GRANT EXECUTE ON FUNCTION make_batch(uuid, uuid, uuid, bytea, boolean, text, json) TO okane_app;
+
+-- How many items of a batch were not paid: all of them where all or none was asked for and one could not be.
+CREATE OR REPLACE FUNCTION refused_items(p_outcomes json[], p_all boolean) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_all AND count(said->>'code') > 0 THEN count(*) ELSE count(said->>'code') END::integer
+      FROM unnest(p_outcomes) AS o (said)
+$$;
 
 -- What a batch came to, for the person who paid.
 CREATE OR REPLACE FUNCTION batch_view(p_outcome text, b batches, p_person uuid, p_currency text) RETURNS json

@@ -1,5 +1,6 @@
--- What a person may read. Every answer says first whether the session still lives, in the same round trip. What reads is STABLE:
--- its statements see one snapshot, so that a page and the version beside it belong together.
+-- What a person may read. Every answer says first whether the session still lives, in the same round trip. What reads more than
+-- one thing is STABLE, or calls something that is: its statements see one snapshot, so that a page and the version beside it belong
+-- together. What shows lines of a receiving wallet folds first, and so is not.
 
 -- -> {"outcome": "found", "version", "profile"} | {"outcome": "session_ended"}
 CREATE OR REPLACE FUNCTION read_profile(p_person uuid, p_session uuid)

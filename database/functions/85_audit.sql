@@ -7,9 +7,6 @@
 -- next slice begins | null}. A difference is {"check", "wallet", "owner", "transfer", "said", "found"}: what a row says of itself,
 -- and what the others come to; amounts in minor units; wallet with its owner, and transfer, where there is one.
 
--- From a transfer to the bank's event that ended it.
-CREATE INDEX IF NOT EXISTS bank_events_by_reference ON bank_events (reference) WHERE status = 'processed';
-
 -- The line that a transfer must have on one of its wallets: {available, locked} as deltas, null where it has none. p_paying: on the
 -- payer's; p_closing: the line of its end, not of its beginning.
 CREATE OR REPLACE FUNCTION line_of(t transfers, p_paying boolean, p_closing boolean) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$

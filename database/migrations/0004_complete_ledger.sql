@@ -250,3 +250,5 @@ CREATE TRIGGER audits_are_kept BEFORE UPDATE OR DELETE ON audits
 -- One credit, and one payout, per movement at the bank.
 CREATE UNIQUE INDEX bank_events_one_payout ON bank_events (bank, bank_reference)
     WHERE status = 'processed' AND type = 'withdrawal.succeeded';
+-- From a transfer to the bank's event that ended it.
+CREATE INDEX bank_events_by_reference ON bank_events (reference) WHERE status = 'processed';

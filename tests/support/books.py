@@ -284,7 +284,8 @@ CHECKS: Mapping[str, str] = {
     """,
     "more was refunded than was captured": """
         SELECT o.id, sum(r.amount) FROM transfers r JOIN transfers o ON o.id = r.refund_of WHERE r.status = 'Success'
-         GROUP BY o.id, o.status, o.captured_amount, o.amount HAVING o.status <> 'Success' OR sum(r.amount) > coalesce(o.captured_amount, o.amount)
+         GROUP BY o.id, o.status, o.captured_amount, o.amount
+        HAVING o.status <> 'Success' OR sum(r.amount) > coalesce(o.captured_amount, o.amount)
     """,
     # 6
     "a key names two transfers": "SELECT id, count(*) FROM transfers GROUP BY id HAVING count(*) > 1",

@@ -71,8 +71,8 @@ _STORED = """
         'wallets', (SELECT json_agg(json_build_array(w.person_id, w.currency, v.available, v.locked, v.version, w.debit_frozen,
                                                      w.credit_frozen, w.receiving))
                       FROM wallets w CROSS JOIN LATERAL (
-                            SELECT w.available + coalesce(sum(a.amount), 0) AS available, w.locked, w.version + count(*) AS version
-                              FROM arrivals a WHERE a.wallet_id = w.id) v WHERE w.person_id = ANY (%(people)s)),
+                            SELECT w.available + coalesce(sum(a.amount), 0) AS available, w.locked,
+                                   w.version + count(*) AS version FROM arrivals a WHERE a.wallet_id = w.id) v WHERE w.person_id = ANY (%(people)s)),
         'paid_out', (SELECT json_agg(json_build_array(w.person_id, w.currency,
                                                       d.day - (clock_timestamp() AT TIME ZONE 'UTC')::date, d.amount, d.count))
                        FROM wallets w CROSS JOIN LATERAL (

@@ -42,12 +42,15 @@ class Model(State):
     def _pay(self, t: Transfer) -> Answer:
         payer, payee = self.wallets[t.payer], self.wallets[t.payee]
         limit = self._over_limit(t.payer, t.amount, t.payee)
-        if payer.debit_frozen or payee.credit_frozen:
+        # What is the payer's own comes first: nobody learns of the payee without the money to pay them.
+        if payer.debit_frozen:
             t = t._replace(status="Failure", code="wallet_frozen")
         elif limit is not None:
             t = t._replace(status="Failure", code="limit_exceeded", limit=limit)
         elif payer.available < t.amount:
             t = t._replace(status="Failure", code="insufficient_funds")
+        elif payee.credit_frozen:
+            t = t._replace(status="Failure", code="wallet_frozen")
         elif not self._arrives(payee, t.amount) and not self._room(payee, t.amount):
             t = t._replace(status="Failure", code="limit_exceeded", limit=ROOM)
         if t.code is not None:

@@ -7,7 +7,7 @@ that ran side by side can have taken place.
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import date, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
 from tests.support.books import FULL
@@ -77,7 +77,7 @@ class Event(NamedTuple):
 class State:
     """The whole of the books."""
 
-    start: date  # today, until days pass
+    start: datetime  # when everybody signed up: today, until days pass
     wallets: dict[Owner, Wallet] = field(default_factory=dict)
     transfers: dict[Name, Transfer] = field(default_factory=dict)
     resolved: dict[Name, tuple[Name, tuple[Any, ...]]] = field(default_factory=dict)  # by capture or void
@@ -152,12 +152,14 @@ class State:
         for number, (name, more) in enumerate([("month_amount", amount), ("month_count", 1)]):
             used = {day: both[number] for day, both in days.items()}
             checks.append((name, sum(used.values()), more, self._month_resets(used, more, caps.get(name, 0))))
-        if self.today < caps.get("new_account_days", 0):
+        if self.today < (young := caps.get("new_account_days", 0)):
             checks.append(("new_account", today[0], amount, tomorrow))
         if payee is not None and not self._has_paid(payer, payee):
             checks.append(("new_recipient", 0, amount, None))
         for name, before, more, resets_at in checks:
             if name in caps and before + more > caps[name]:
+                if more > caps[name]:  # waiting for another day is no help; for an older account it may be
+                    resets_at = self._moment(young) if name == "new_account" else None
                 return {"name": name, "used": before, "cap": caps[name], "resets_at": resets_at}
         return None
 
@@ -170,7 +172,11 @@ class State:
         return self._midnight(paid[0] + MONTH)
 
     def _midnight(self, day: int) -> str:
-        return f"{self.start + timedelta(day - self.today)}T00:00:00.000Z"
+        return f"{self.start.date() + timedelta(day - self.today)}T00:00:00.000Z"
+
+    def _moment(self, day: int) -> str:
+        """So many days after everybody signed up."""
+        return (self.start + timedelta(day - self.today)).isoformat(timespec="milliseconds") + "Z"
 
     def _has_paid(self, payer: Owner, payee: Owner) -> bool:
         return any(

@@ -7,7 +7,7 @@ import string
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -55,7 +55,7 @@ def _currency() -> str:
 # In one statement, since examples are many, and signing up is not what they try.
 _PEOPLE = """
     WITH made AS (
-        INSERT INTO people (email, name, handle) SELECT handle || '@example.com', 'Asha', handle
+        INSERT INTO people (email, name, handle, created_at) SELECT handle || '@example.com', 'Asha', handle, %(now)s
           FROM unnest(%(handles)s::text[]) AS handle RETURNING id, handle
     ), opened AS (
         INSERT INTO wallets (person_id, currency) SELECT id, %(currency)s FROM made
@@ -72,7 +72,8 @@ _STORED = """
                                                      w.credit_frozen, w.receiving))
                       FROM wallets w CROSS JOIN LATERAL (
                             SELECT w.available + coalesce(sum(a.amount), 0) AS available, w.locked,
-                                   w.version + count(*) AS version FROM arrivals a WHERE a.wallet_id = w.id) v WHERE w.person_id = ANY (%(people)s)),
+                                   w.version + count(*) AS version
+                              FROM arrivals a WHERE a.wallet_id = w.id) v WHERE w.person_id = ANY (%(people)s)),
         'paid_out', (SELECT json_agg(json_build_array(w.person_id, w.currency,
                                                       d.day - (clock_timestamp() AT TIME ZONE 'UTC')::date, d.amount, d.count))
                        FROM wallets w CROSS JOIN LATERAL (
@@ -122,12 +123,13 @@ class Example:
     @classmethod
     def begin(cls, owner: "psycopg.Connection[Any]", ledger: Ledger) -> "tuple[Example, Model]":
         """New people, with nothing in any wallet. `owner`: in autocommit, its search path okane. Waits for midnight if near."""
-        today, token = _today(owner), secrets.token_hex(6)
+        now, token = _now(owner), secrets.token_hex(6)
         ledger.call("sweep_holds", 1000)  # what the example before has left
         currencies = {known: _currency() for known in CURRENCIES}
         handles = [f"person_{token}_{number}" for number in range(PEOPLE)]
-        people = owner.execute(_PEOPLE.encode(), {"handles": handles, "currency": currencies[CURRENCIES[0]]}).fetchall()
-        model = Model(today, wallets={(who, CURRENCIES[0]): Wallet() for who in range(PEOPLE)})
+        given = {"handles": handles, "currency": currencies[CURRENCIES[0]], "now": now.replace(tzinfo=UTC)}
+        people = owner.execute(_PEOPLE.encode(), given).fetchall()
+        model = Model(now, wallets={(who, CURRENCIES[0]): Wallet() for who in range(PEOPLE)})
         return cls(owner, [Party(*person) for person in people], currencies, token), model
 
     # Performing
@@ -340,12 +342,12 @@ def difference(is_so: Answer, must_be: Answer) -> str:
     return "\n".join(f"  {name}: {is_so.get(name)}\n    not {must_be.get(name)}" for name in names)
 
 
-def _today(owner: "psycopg.Connection[Any]") -> date:
-    """The server's, once it is not about to end."""
+def _now(owner: "psycopg.Connection[Any]") -> datetime:
+    """The server's time in UTC, to the millisecond, once the day is not about to end."""
     while True:
-        [(now,)] = owner.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'").fetchall()
+        [(now,)] = owner.execute("SELECT date_trunc('milliseconds', clock_timestamp() AT TIME ZONE 'UTC')").fetchall()
         midnight = datetime.combine(now.date() + timedelta(1), datetime.min.time())
         if (left := (midnight - now).total_seconds()) > LAST_SECONDS:
-            today: date = now.date()
-            return today
+            found: datetime = now
+            return found
         time.sleep(left)

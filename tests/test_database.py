@@ -20,7 +20,7 @@ LAYER = ROOT / "layers" / "okane_common" / "okane_common"
 SOMEBODY = "00000000-0000-4000-8000-000000000001"
 
 
-def again(table: str, where: str = "true", **changes: object) -> str:
+def again(table: str, where: str = "true", /, **changes: object) -> str:
     """Insert a row once more, with changes."""
     new = json.dumps(changes)
     return f"INSERT INTO {table} SELECT (jsonb_populate_record(old, '{new}')).* FROM {table} old WHERE {where} LIMIT 1"

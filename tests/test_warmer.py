@@ -175,7 +175,7 @@ def test_the_schedule_warms_who_was_active_within_a_day(
         before = connection.execute("SELECT active_at FROM okane.people WHERE id = %s", (away.id,)).fetchone()
         connection.execute("UPDATE okane.people SET active_at = now() - interval '25 hours' WHERE id = %s", (away.id,))
     loop, running = gateway
-    [name] = [schedule.name for schedule in load(ROOT / "template.yaml").schedules]
+    [name] = [one.name for one in load(ROOT / "template.yaml").schedules if one.function == "CacheWarmerFunction"]
     loop.run(fire(running, name))
     assert warm_people(stand, people) == [True] * len(active) + [False]
     for person in active:

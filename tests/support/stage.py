@@ -3,7 +3,8 @@
 import json
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -13,7 +14,9 @@ import psycopg
 
 from tests.support.api import Person
 from tests.support.bank import event, signed
+from tests.support.books import check_books
 from tests.support.contract import CheckedApi
+from tests.support.platform import Platform
 
 
 class Target(NamedTuple):
@@ -172,6 +175,27 @@ class Stage:
                 " SELECT 'events', '', count(*), 0, 0 FROM bank_events UNION ALL"
                 " SELECT 'people', '', count(*), 0, 0 FROM people ORDER BY 1"
             ).fetchall()
+
+
+@contextmanager
+def stage_on(platform: Platform) -> Iterator[Stage]:
+    """A stage on a running platform; at the end its books must add up."""
+    api = CheckedApi(platform.endpoints)
+    asha, ravi = api.sign_up("Asha"), api.sign_up("Ravi")
+    api.deposit(asha, 100_000)
+    api.deposit(ravi, 50_000)
+    terms = {"to": f"@{ravi.handle}", "amount": 500, "currency": "INR"}
+    hold, paid = (
+        api.call("POST", "/v1/transfers", json=terms | {"capture": way}, token=asha.token, key=f"key-{way}").json()[
+            "id"
+        ]
+        for way in ("manual", "automatic")
+    )
+    reference = api.intend(asha, 777)["id"]
+    secret = platform.endpoints.bank_secrets["hdfc"][0]
+    yield Stage(api, asha, ravi, reference, hold, paid, secret, platform.endpoints.database_url)
+    assert check_books(platform.endpoints.database_url) == []
+    api.close()
 
 
 def put(body: dict[str, Any], field: str, raw: str) -> bytes:

@@ -311,14 +311,12 @@ class Example:
             "events": {message.removesuffix(f"_{self.token}"): status for message, status in found["events"] or ()},
         }  # fmt: skip
 
-    def released(self) -> list[tuple[Name, ...]]:
-        """The holds that have expired, by the transaction that released them."""
-        rows = self.owner.execute(
-            "SELECT array_agg(id::text) FROM transfers WHERE id = ANY (%s) AND failure_code = 'expired'"
-            " GROUP BY xmin::text",
-            [list(self.names)],
-        ).fetchall()
-        return [tuple(self.names[name] for name in group) for (group,) in rows]
+    def expired(self) -> list[Name]:
+        """The holds that have expired, whoever released them."""
+        question = (
+            "SELECT id::text FROM transfers WHERE id = ANY (%s) AND failure_code = 'expired' ORDER BY completed_at"
+        )
+        return [self.names[name] for (name,) in self.owner.execute(question, [list(self.names)]).fetchall()]
 
 
 def expected(model: Model) -> Answer:

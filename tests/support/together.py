@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from typing import NamedTuple
 
 from tests.support.books import Ledger
@@ -52,7 +53,7 @@ class Search:
     def __init__(self, example: Example, threads: Sequence[Sequence[Call]]) -> None:
         self._threads = threads
         self._stored = example.stored()
-        self._released = example.released()
+        self._expired = example.expired()
         self._tried: set[tuple[tuple[int, ...], str]] = set()
         self._furthest = -1
         self.why = ""
@@ -77,7 +78,7 @@ class Search:
             if call is None or call.began > first_end:
                 continue
             after = (*done[:number], done[number] + 1, *done[number + 1 :])
-            for then, predicted in self._predictions(model, call.step):
+            for then, predicted in self._predictions(model, call):
                 if differs := difference(comparable(call.answer), comparable(predicted)):
                     whys.append(f"{call.step} was answered otherwise:\n{differs}")
                 elif then == model:  # it changes nothing, so it stands in nobody's way here
@@ -95,14 +96,15 @@ class Search:
         call = self._next(number, done)
         return call.ended if call else float("inf")
 
-    def _predictions(self, model: Model, step: Step) -> Iterator[tuple[Model, Answer]]:
-        """What the step does; a sweep leaves out what others are touching, so it has done one of several things."""
+    def _predictions(self, model: Model, call: Call) -> Iterator[tuple[Model, Answer]]:
+        """What the call does; a sweep leaves out what others are touching, so it may have released any so many holds."""
         choices: list[dict[str, object]] = [{}]
-        if step.action == "sweep":
-            choices = [{"releasing": names} for names in [(), *self._released]]
+        if call.step.action == "sweep":
+            running = [name for name in self._expired if name in model.transfers and not model.transfers[name].code]
+            choices = [{"releasing": names} for names in combinations(running, call.answer["released"])]
         for choice in choices:
             then = model.copy()
-            yield then, step.predict(then, **choice)
+            yield then, call.step.predict(then, **choice)
 
     def _note(self, placed: int, why: str) -> None:
         if placed > self._furthest:

@@ -1,4 +1,4 @@
--- One line on one wallet, whose row the caller has locked. A balance changes here and in fold(), and nowhere else. Amounts in
+-- One line on one wallet, whose row the caller has locked. A balance changes here, in pay() and in fold(). Amounts in
 -- minor units; p_counted is what counts for the limits. Returns the wallet as it is afterwards.
 CREATE OR REPLACE FUNCTION write_entry(p_wallet bigint, p_transfer uuid, p_tag entry_tag, p_at timestamptz,
                                        p_available_delta bigint, p_locked_delta bigint, p_counted bigint DEFAULT 0)
@@ -90,20 +90,25 @@ END $$;
 
 -- Decides and writes one payment, or the hold of one. The payer's row is locked, and the payee's unless the credit arrives.
 -- p_name: the payee's. p_arrives: the payee's row is not locked. p_limited: the currency has limits.
+-- p_batched: the caller has turned the payer's day, says in payer.updated_at when it is, and writes the payer's row, once for
+-- many payments.
 -- -> {"outcome": "made", "transaction", "limit", "changed"}
 --  | {"outcome": "idempotency_key_reused"}: the key was taken already, by a twin over other wallets
 CREATE OR REPLACE FUNCTION pay(p_id uuid, payer wallets, payee wallets, p_amount bigint, p_asked text, p_note text, p_name text,
-                               p_arrives boolean, p_limited boolean, p_hold_seconds integer)
+                               p_arrives boolean, p_limited boolean, p_hold_seconds integer, p_batched boolean)
 RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
     t transfers;
-    v_at timestamptz := greatest(now_ms(), payer.updated_at, CASE WHEN NOT p_arrives THEN payee.updated_at END);
+    v_at timestamptz := payer.updated_at;
     v_out bigint := 0;   -- of the payer's available money
     v_held bigint := 0;  -- of that, locked
     v_in bigint := 0;    -- what the payee gets at once
 BEGIN
-    IF payer.day IS DISTINCT FROM (v_at AT TIME ZONE 'UTC')::date THEN
-        payer := turn_day(payer.id, (v_at AT TIME ZONE 'UTC')::date);
+    IF NOT p_batched THEN
+        v_at := greatest(now_ms(), payer.updated_at, CASE WHEN NOT p_arrives THEN payee.updated_at END);
+        IF payer.day IS DISTINCT FROM (v_at AT TIME ZONE 'UTC')::date THEN
+            payer := turn_day(payer.id, (v_at AT TIME ZONE 'UTC')::date);
+        END IF;
     END IF;
     IF p_limited AND NOT payer.debit_frozen THEN
         t.failure_limit := limit_exceeded(payer, p_amount, payee.id);
@@ -140,13 +145,25 @@ BEGIN
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'idempotency_key_reused');
     END IF;
-    payer := write_entry(payer.id, p_id, NULL, v_at, v_out, v_held, -v_out);
+    -- Both wallets in one statement, and both entries: what two write_entry() do, in half the time.
+    UPDATE wallets SET version = version + 1, updated_at = v_at,
+           available = available + CASE id WHEN payer.id THEN v_out ELSE v_in END,
+           locked = locked + CASE id WHEN payer.id THEN v_held ELSE 0 END,
+           day_amount = day_amount - CASE id WHEN payer.id THEN v_out ELSE 0 END,
+           day_count = day_count + CASE id WHEN payer.id THEN sign(-v_out)::bigint ELSE 0 END
+     WHERE id IN (CASE WHEN NOT p_batched THEN payer.id END, CASE WHEN t.to_seq IS NOT NULL THEN payee.id END);
+    payer.available := payer.available + v_out; payer.locked := payer.locked + v_held;
+    payer.version := payer.version + 1; payer.updated_at := v_at;
+    INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_delta, locked_after)
+    SELECT payer.id, p_id, payer.version, v_out, payer.available, nullif(v_held, 0), nullif(payer.locked, 0)
+    UNION ALL
+    SELECT payee.id, p_id, t.to_seq, v_in, payee.available + v_in, NULL, nullif(payee.locked, 0) WHERE t.to_seq IS NOT NULL;
     IF t.failure_code IS NOT NULL THEN
         payee := NULL;
     ELSIF p_arrives THEN
         INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, p_id, v_in, v_at);
     ELSE
-        payee := write_entry(payee.id, p_id, NULL, v_at, v_in, 0);
+        payee.available := payee.available + v_in; payee.version := t.to_seq; payee.updated_at := v_at;
     END IF;
     IF p_limited AND t.status = 'Success' THEN
         PERFORM know_payee(payer, payee.id);
@@ -225,6 +242,6 @@ BEGIN
 
     -- 5. Write.
     v_limited := EXISTS (SELECT FROM limits WHERE currency = p_currency);
-    RETURN pay(p_id, payer, payee, p_amount, p_to, p_note, recipient.name, v_arrives, v_limited, p_hold_seconds);
+    RETURN pay(p_id, payer, payee, p_amount, p_to, p_note, recipient.name, v_arrives, v_limited, p_hold_seconds, false);
 END $$;
 GRANT EXECUTE ON FUNCTION make_transfer(uuid, uuid, uuid, text, bigint, text, text, integer) TO okane_app;

@@ -15,6 +15,7 @@ DECLARE
     payee wallets;
     item record;
     v_paid json;
+    v_at timestamptz;
     v_code text;
     v_limit json;
     v_limited boolean;  -- the currency has limits
@@ -71,8 +72,12 @@ BEGIN
     END IF;
     v_limited := EXISTS (SELECT FROM limits WHERE currency = p_currency);
 
-    -- 5. Pay one after another. A refusal undoes them all where it is all or none.
+    -- 5. Pay one after another, and write the payer's row once. A refusal undoes them all where it is all or none.
     BEGIN
+        -- One moment for all of it, and so one day.
+        SELECT greatest(now_ms(), updated_at) INTO v_at FROM wallets WHERE id = payer.id;
+        payer := turn_day(payer.id, (v_at AT TIME ZONE 'UTC')::date);
+        payer.updated_at := v_at;
         FOR item IN SELECT *
                       FROM ROWS FROM (json_to_recordset(p_items) AS (id uuid, "to" text, amount bigint, note text),
                                       unnest(v_people), unnest(v_names), unnest(v_wallets))
@@ -84,21 +89,27 @@ BEGIN
             IF v_code IS NOT NULL THEN
                 item.id := NULL;
             ELSE
-                SELECT * INTO payer FROM wallets WHERE id = payer.id;  -- as the items before have left them
-                SELECT * INTO payee FROM wallets WHERE id = item.wallet;
+                SELECT * INTO payee FROM wallets WHERE id = item.wallet;  -- as the items before have left it
                 v_paid := pay(item.id, payer, payee, item.amount, item."to", item.note, item.name,
-                              item.wallet <> ALL (coalesce(v_locked, '{}')), v_limited, NULL);
-                IF v_paid->>'outcome' <> 'made' THEN
+                              item.wallet <> ALL (coalesce(v_locked, '{}')), v_limited, NULL, true);
+                IF v_paid->'transaction' IS NULL THEN
                     RAISE EXCEPTION USING ERRCODE = 'OK002';
                 END IF;
-                v_code := v_paid->'transaction'->'failure'->>'code';
-                v_limit := v_paid->'limit';
+                SELECT failure_code, failure_limit INTO v_code, v_limit FROM transfers WHERE id = item.id;
+                payer.version := payer.version + 1;
+                IF v_code IS NULL THEN
+                    payer.available := payer.available - item.amount;
+                    payer.day_amount := payer.day_amount + item.amount;
+                    payer.day_count := payer.day_count + 1;
+                END IF;
             END IF;
             v_outcomes := v_outcomes || json_build_object('id', item.id, 'code', v_code, 'limit', v_limit);
             IF p_all AND v_code IS NOT NULL THEN
                 RAISE EXCEPTION USING ERRCODE = 'OK001';
             END IF;
         END LOOP;
+        UPDATE wallets SET available = payer.available, version = payer.version, updated_at = payer.updated_at,
+               day_amount = payer.day_amount, day_count = payer.day_count WHERE id = payer.id;
         INSERT INTO batches VALUES (p_id, p_asked, false, array_to_json(v_outcomes), now_ms()) ON CONFLICT (id) DO NOTHING;
         IF NOT FOUND THEN
             RAISE EXCEPTION USING ERRCODE = 'OK002';

@@ -104,9 +104,11 @@ class Model(State):
         over.sort(key=lambda name: self.transfers[name].day * 86_400 + (self.transfers[name].seconds or 0))
         if releasing is not None and not set(releasing) <= set(over):
             return {"outcome": "one of these is not to be released"}
-        for name in over if releasing is None else [name for name in over if name in releasing]:
+        ending = over if releasing is None else [name for name in over if name in releasing]
+        for name in ending:
             self._end(self.transfers[name], 0, "expired")
-        return {"outcome": "swept", "released": len(over if releasing is None else releasing)}
+        touched = [owner for name in ending for owner in (self.transfers[name].payer, self.transfers[name].payee)]
+        return {"outcome": "swept", "released": len(ending), "changed": self._changed(touched)}
 
     def _end(self, t: Transfer, captured: int, code: str | None) -> None:
         self._count(t.payer, t.day, captured - t.amount, 0 if captured else -1)

@@ -213,7 +213,7 @@ class Example:
         return ledger.call("open_wallet", self.people[who].person, self.people[who].session, currency)
 
     def _sweep(self, ledger: Ledger) -> Answer:
-        return {"outcome": "swept", "released": ledger.call("sweep_holds", 1000)["released"]}
+        return {"outcome": "swept"} | ledger.call("sweep_holds", 1000)
 
     def _fold(self, ledger: Ledger, most: int) -> Answer:
         ledger.call("fold_arrivals", most)

@@ -97,11 +97,12 @@ class Search:
         return call.ended if call else float("inf")
 
     def _predictions(self, model: Model, call: Call) -> Iterator[tuple[Model, Answer]]:
-        """What the call does; a sweep leaves out what others are touching, so it may have released any so many holds."""
+        """What the call does; a sweep leaves out what others touch: any holds of whom it changed may have ended."""
         choices: list[dict[str, object]] = [{}]
         if call.step.action == "sweep":
-            running = [name for name in self._expired if name in model.transfers and not model.transfers[name].code]
-            choices = [{"releasing": names} for names in combinations(running, call.answer["released"])]
+            known = [model.transfers[name] for name in self._expired if name in model.transfers]
+            theirs = [t.name for t in known if not t.code and {t.payer, t.payee} <= call.answer["changed"].keys()]
+            choices = [{"releasing": names} for names in combinations(theirs, call.answer["released"])]
         for choice in choices:
             then = model.copy()
             yield then, call.step.predict(then, **choice)

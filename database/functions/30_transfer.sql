@@ -145,7 +145,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'idempotency_key_reused');
     END IF;
-    -- Both wallets in one statement, and both entries: what two write_entry() do, in half the time.
+    -- Both wallets in one statement, and both entries in one: what two write_entry() do.
     UPDATE wallets SET version = version + 1, updated_at = v_at,
            available = available + CASE id WHEN payer.id THEN v_out ELSE v_in END,
            locked = locked + CASE id WHEN payer.id THEN v_held ELSE 0 END,
@@ -154,16 +154,17 @@ BEGIN
      WHERE id IN (CASE WHEN NOT p_batched THEN payer.id END, CASE WHEN t.to_seq IS NOT NULL THEN payee.id END);
     payer.available := payer.available + v_out; payer.locked := payer.locked + v_held;
     payer.version := payer.version + 1; payer.updated_at := v_at;
-    INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_delta, locked_after)
-    SELECT payer.id, p_id, payer.version, v_out, payer.available, nullif(v_held, 0), nullif(payer.locked, 0)
-    UNION ALL
-    SELECT payee.id, p_id, t.to_seq, v_in, payee.available + v_in, NULL, nullif(payee.locked, 0) WHERE t.to_seq IS NOT NULL;
-    IF t.failure_code IS NOT NULL THEN
-        payee := NULL;
-    ELSIF p_arrives THEN
-        INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, p_id, v_in, v_at);
-    ELSE
+    IF t.to_seq IS NOT NULL THEN
         payee.available := payee.available + v_in; payee.version := t.to_seq; payee.updated_at := v_at;
+        INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_delta, locked_after)
+        VALUES (payer.id, p_id, payer.version, v_out, payer.available, nullif(v_held, 0), nullif(payer.locked, 0)),
+               (payee.id, p_id, payee.version, v_in, payee.available, NULL, nullif(payee.locked, 0));
+    ELSE
+        INSERT INTO entry_rows (wallet_id, transfer_id, seq, available_delta, available_after, locked_delta, locked_after)
+        VALUES (payer.id, p_id, payer.version, v_out, payer.available, nullif(v_held, 0), nullif(payer.locked, 0));
+        IF t.failure_code IS NULL THEN
+            INSERT INTO arrivals (wallet_id, transfer_id, amount, arrived_at) VALUES (payee.id, p_id, v_in, v_at);
+        END IF;
     END IF;
     IF p_limited AND t.status = 'Success' THEN
         PERFORM know_payee(payer, payee.id);
@@ -172,8 +173,8 @@ BEGIN
         'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_asked, p_name, t.status), payer.available,
                                         payer.version, 0),
         'limit', t.failure_limit,
-        'changed', CASE WHEN payee.id IS NULL THEN json_build_array(change_view(payer))
-                                              ELSE json_build_array(change_view(payer), change_view(payee)) END);
+        'changed', CASE WHEN t.failure_code IS NULL THEN json_build_array(change_view(payer), change_view(payee))
+                        ELSE json_build_array(change_view(payer)) END);
 END $$;
 
 -- The limit that a recipient's wallet has: what it holds is nobody else's business.

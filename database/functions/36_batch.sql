@@ -27,6 +27,7 @@ DECLARE
     v_wait integer;
     v_missed json;
     v_outcomes json[] := '{}';
+    v_items json[] := '{}';  -- the same as the answer shows them
 BEGIN
     -- 1. Known key?
     SELECT * INTO b FROM batches WHERE id = p_id;
@@ -83,6 +84,7 @@ BEGIN
                                       unnest(v_people), unnest(v_names), unnest(v_wallets))
                            AS i (id, "to", amount, note, person, name, wallet) LOOP
             v_limit := NULL;
+            v_paid := NULL;
             v_code := CASE WHEN item.person IS NULL THEN 'recipient_not_found'
                            WHEN item.person = p_person THEN 'self_transfer'
                            WHEN item.wallet IS NULL THEN 'currency_mismatch' END;
@@ -95,6 +97,7 @@ BEGIN
                 IF v_paid->'transaction' IS NULL THEN
                     RAISE EXCEPTION USING ERRCODE = 'OK002';
                 END IF;
+                v_paid := v_paid->'transaction';
                 SELECT failure_code, failure_limit INTO v_code, v_limit FROM transfers WHERE id = item.id;
                 payer.version := payer.version + 1;
                 IF v_code IS NULL THEN
@@ -104,6 +107,7 @@ BEGIN
                 END IF;
             END IF;
             v_outcomes := v_outcomes || json_build_object('id', item.id, 'code', v_code, 'limit', v_limit);
+            v_items := v_items || json_build_object('code', v_code, 'limit', v_limit, 'transaction', v_paid);
             IF p_all AND v_code IS NOT NULL THEN
                 RAISE EXCEPTION USING ERRCODE = 'OK001';
             END IF;
@@ -129,6 +133,10 @@ BEGIN
     END;
     PERFORM spend('batch:' || p_person, refused_items(v_outcomes, p_all), 1000, 300);
     SELECT * INTO b FROM batches WHERE id = p_id;
+    IF NOT b.refused THEN
+        RETURN json_build_object('outcome', 'made', 'refused', false, 'items', array_to_json(v_items),
+                                 'changed', changed_wallets(VARIADIC payer.id || v_wallets));
+    END IF;
     RETURN batch_view('made', b, p_person, p_currency);
 END $$;
 GRANT EXECUTE ON FUNCTION make_batch(uuid, uuid, uuid, bytea, boolean, text, json) TO okane_app;

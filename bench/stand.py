@@ -78,6 +78,7 @@ def variables(kept: Secrets, api: str, database_url: str, redis_rest_url: str) -
         "BANKS": json.dumps({BANK: "http://127.0.0.1:9/pay"}),  # nobody opens a payment page here
         "BANK_SECRETS": json.dumps(kept.bank_secrets),
         "MAIL_FROM": "okane@example.com",
+        "REQUESTS_PER_MINUTE": "1000000",  # one person is the whole load
     }
 
 

@@ -32,6 +32,7 @@ from local.demo_people import PeopleError, Person, make_ready
 from local.gateway import Gateway
 from local.http import serve, stop, url
 from local.postgres import Postgres, PostgresError
+from local.provider import CLIENT_ID, CLIENT_SECRET, Provider, ProviderError
 from local.redis_front import serve_front
 from local.state import BANKS, Endpoints, Secrets, StateError
 from local.template import TemplateError, load
@@ -91,6 +92,7 @@ class Servers:
 
     database_url: str  # the owner's
     redis_url: str  # empty if the REST server is somebody else's
+    provider: Provider | None  # None if a real one is used
     bank: BankProcess
     watched: dict[str, Callable[[], int | None]]  # our children by name; gives the exit code once one has ended
 
@@ -107,7 +109,16 @@ def main(arguments: list[str]) -> int:
         return 0
     except psycopg.Error as error:
         say(f"the database: {str(error).strip()}")
-    except (UpError, StateError, PostgresError, ValkeyError, MigrationError, TemplateError, BankError) as error:
+    except (
+        UpError,
+        StateError,
+        PostgresError,
+        ValkeyError,
+        MigrationError,
+        TemplateError,
+        BankError,
+        ProviderError,
+    ) as error:
         say(str(error))
     return 1
 
@@ -118,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--port", type=_port, default=3000, help="of the API (3000; 0 = any free one)")
     up.add_argument("--bank-port", type=_port, default=3004, help="of the bank simulator (3004; 0 = any free one)")
     up.add_argument("--mailbox-port", type=_port, default=3005, help="of the mailbox (3005; 0 = any free one)")
+    up.add_argument("--provider-port", type=_port, default=3006, help="of the OpenID provider (3006; 0 = any free one)")
     up.add_argument("--fresh", action="store_true", help="forget all data first")
     up.add_argument("--data", type=Path, default=ROOT / ".okane", metavar="DIR", help="where the state is kept")
     up.add_argument("--no-people", action="store_true", help="do not create the two demo people")
@@ -161,6 +173,7 @@ def _up(options: argparse.Namespace, ending: Ending) -> None:
             state.forget(folder)
             say(f"forgot what was in {folder}")
         kept = state.read_secrets(folder)
+        state.make_keys(folder, kept)
         try:
             servers = _start_servers(options, folder, kept, running)
             asyncio.run(_serve(options, ending, folder, template, kept, servers))
@@ -170,7 +183,7 @@ def _up(options: argparse.Namespace, ending: Ending) -> None:
 
 def _require_ports(options: argparse.Namespace) -> None:
     """Find out before anything is started."""
-    for option in ("port", "bank_port", "mailbox_port"):
+    for option in ("port", "bank_port", "mailbox_port", "provider_port"):
         port = getattr(options, option)
         try:
             take_port(port)
@@ -194,6 +207,13 @@ def _start_servers(options: argparse.Namespace, folder: Path, kept: Secrets, run
     bank = BankProcess(options.bank_port, new_log(logs / "bank.log"))
     running.callback(bank.stop)
     watched["the bank"] = bank.process.poll
+    provider = None
+    if os.environ.get("OPENID_CLIENT_ID"):
+        say("using the OpenID provider of OPENID_CLIENT_ID")
+    else:
+        provider = Provider(options.provider_port, logs)
+        running.callback(provider.stop)
+        watched["the OpenID provider"] = provider.poll
     database_url = os.environ.get("DATABASE_URL", "")
     if database_url:
         if not database_url.startswith(("postgresql://", "postgres://")):
@@ -220,7 +240,7 @@ def _start_servers(options: argparse.Namespace, folder: Path, kept: Secrets, run
         running.callback(valkey.stop)
         watched["Valkey"] = valkey.process.poll
         redis_url = valkey.url
-    return Servers(database_url, redis_url, bank, watched)
+    return Servers(database_url, redis_url, provider, bank, watched)
 
 
 def _upstash() -> tuple[str, str] | None:
@@ -273,14 +293,20 @@ async def _open(
         _refuse_port(options.mailbox_port, "mailbox_port", error)
     running.push_async_callback(stop, mail)
     bank_url = servers.bank.url()
+    if servers.provider:
+        servers.provider.wait_until_ready()
     log = running.enter_context(new_log(folder / "logs" / "functions.log").open("w", encoding="utf-8"))
 
     def overrides(api: str) -> dict[str, dict[str, str]]:
-        variables = _variables(kept, api, bank_url) | {
-            "DATABASE_URL": app_url(servers.database_url, kept.app_password),
-            "UPSTASH_REDIS_REST_URL": redis_rest_url,
-            "UPSTASH_REDIS_REST_TOKEN": redis_rest_token,
-        }
+        variables = (
+            _variables(kept, folder, api, bank_url, url(mail))
+            | _openid(servers.provider)
+            | {
+                "DATABASE_URL": app_url(servers.database_url, kept.app_password),
+                "UPSTASH_REDIS_REST_URL": redis_rest_url,
+                "UPSTASH_REDIS_REST_TOKEN": redis_rest_token,
+            }
+        )
         return {"Parameters": variables}
 
     try:
@@ -301,6 +327,7 @@ async def _open(
         api=gateway.url,
         bank=bank_url,
         mailbox=url(mail),
+        provider=servers.provider.url if servers.provider else _openid(None)["OPENID_ISSUER"],
         database_url=servers.database_url,
         redis_rest_url=redis_rest_url,
         redis_rest_token=redis_rest_token,
@@ -308,17 +335,37 @@ async def _open(
     )
 
 
-def _variables(kept: Secrets, api: str, bank_url: str) -> dict[str, str]:
+def _variables(kept: Secrets, folder: Path, api: str, bank_url: str, mailbox_url: str) -> dict[str, str]:
     """What the template leaves to a deployment, for this machine."""
     return {
         "OKANE_SECRET": kept.okane_secret,
         "TOKEN_ISSUER": api,
         "TOKEN_AUDIENCE": "okane",
-        "TOKEN_PUBLIC_KEYS": kept.public_keys(),
-        "TOKEN_SIGNING_KEYS": kept.signing_keys(),
+        # Files, so that `./okane keys rotate` reaches functions that are running.
+        "TOKEN_PUBLIC_KEYS": f"file:{folder / 'keys' / 'public.json'}",
+        "TOKEN_SIGNING_KEYS": f"file:{folder / 'keys' / 'signing.json'}",
+        "TOKEN_KEYS_SECONDS": "1",
+        "FRONT_END_URLS": f"{mailbox_url}/signed-in,http://localhost:5173/signed-in",
         "BANKS": json.dumps({bank: f"{bank_url}/{bank}/pay" for bank in BANKS}),
         "BANK_SECRETS": json.dumps(kept.bank_secrets),
         "MAIL_FROM": MAIL_FROM,
+        # Ten times what a deployment has: on one machine one person is often a load test.
+        "REQUESTS_PER_MINUTE": os.environ.get("REQUESTS_PER_MINUTE", "60000"),
+    }
+
+
+def _openid(provider: Provider | None) -> dict[str, str]:
+    """The OpenID provider that people sign in by: the one that was started here, or the one that this environment names."""
+    if provider:
+        return {
+            "OPENID_ISSUER": provider.url,
+            "OPENID_CLIENT_ID": CLIENT_ID,
+            "OPENID_CLIENT_SECRET": CLIENT_SECRET,
+        }
+    return {
+        "OPENID_ISSUER": os.environ.get("OPENID_ISSUER", "https://accounts.google.com"),
+        "OPENID_CLIENT_ID": os.environ["OPENID_CLIENT_ID"],
+        "OPENID_CLIENT_SECRET": os.environ.get("OPENID_CLIENT_SECRET", ""),
     }
 
 

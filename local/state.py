@@ -4,12 +4,12 @@
   secrets.json          0600, made once; the data of postgres/ can only be opened with it
   endpoints.json        0600, only while everything runs
   up.lock               held by the running `up`, holds its URL
+  keys/                 signing.json and public.json: the key sets that the functions read (see keys.py)
   postgres/ valkey/ logs/
 """
 
 import base64
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
+from local.keys import Jwk, new_key, public
+
 BANKS = ("hdfc", "axis", "icici")
 PEOPLE = ("asha", "ravi")
-FORGOTTEN = ("endpoints.json", "secrets.json", "postgres", "valkey", "logs")
-
-type Jwk = dict[str, str]
+FORGOTTEN = ("endpoints.json", "secrets.json", "keys", "postgres", "valkey", "logs")
 
 
 class StateError(Exception):
@@ -39,7 +39,7 @@ class Secrets:
     app_password: str = field(repr=False)
     redis_token: str = field(repr=False)
     okane_secret: str = field(repr=False)  # base64 of 32 bytes
-    signing_key: Jwk = field(repr=False)  # the private RSA key, with its kid
+    signing_key: Jwk = field(repr=False)  # the first private RSA key, with its kid
     bank_secrets: dict[str, list[str]] = field(repr=False)
     people: dict[str, str] = field(repr=False)  # passwords of the demo people
 
@@ -51,18 +51,17 @@ class Secrets:
             app_password=secrets.token_urlsafe(24),
             redis_token=secrets.token_urlsafe(24),
             okane_secret=base64.b64encode(secrets.token_bytes(32)).decode(),
-            signing_key=_new_signing_key(),
+            signing_key=new_key(),
             bank_secrets={bank: ["whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()] for bank in BANKS},
             people={name: f"{name}-{secrets.token_urlsafe(9)}" for name in PEOPLE},
         )
 
     def public_keys(self) -> str:
-        """The JWKS that anybody may see, as JSON."""
-        public = {name: self.signing_key[name] for name in ("kty", "kid", "use", "alg", "n", "e")}
-        return json.dumps({"keys": [public]})
+        """The JWKS that anybody may see, before any rotation, as JSON."""
+        return json.dumps({"keys": public([self.signing_key])})
 
     def signing_keys(self) -> str:
-        """The JWKS that signs, as JSON."""
+        """The JWKS that signs, before any rotation, as JSON."""
         return json.dumps({"keys": [self.signing_key]})
 
 
@@ -73,6 +72,7 @@ class Endpoints:
     api: str
     bank: str
     mailbox: str
+    provider: str
     database_url: str = field(repr=False)  # the owner's
     redis_rest_url: str
     redis_rest_token: str = field(repr=False)
@@ -115,7 +115,7 @@ def read_secrets(folder: Path) -> Secrets:
     path = folder / "secrets.json"
     if not path.exists():
         made = Secrets.make()
-        _write(path, asdict(made))
+        write(path, asdict(made))
         return made
     try:
         found = json.loads(path.read_text())
@@ -124,9 +124,31 @@ def read_secrets(folder: Path) -> Secrets:
         raise StateError(f"{path} is damaged ({error!r}); `./okane up --fresh` starts over without it") from None
 
 
+def make_keys(folder: Path, kept: Secrets) -> None:
+    """The key sets that the functions read, from the first key, unless they are there already."""
+    (folder / "keys").mkdir(mode=0o700, exist_ok=True)
+    if not (folder / "keys" / "signing.json").exists():
+        write_keys(folder, [kept.signing_key])
+
+
+def read_keys(folder: Path) -> list[Jwk]:
+    """The private keys. StateError if there are none."""
+    try:
+        found: list[Jwk] = json.loads((folder / "keys" / "signing.json").read_text())["keys"]
+    except FileNotFoundError:
+        raise StateError(f"{folder} has no keys yet: ./okane up makes them") from None
+    return found
+
+
+def write_keys(folder: Path, keys: list[Jwk]) -> None:
+    """Put these in the place of the ones before; the public ones first, since nothing may be signed that cannot be checked."""
+    write(folder / "keys" / "public.json", {"keys": public(keys)})
+    write(folder / "keys" / "signing.json", {"keys": keys})
+
+
 def publish(folder: Path, endpoints: Endpoints) -> None:
     """Say where everything is: endpoints.json for programs, the lock for a second `up`."""
-    _write(folder / "endpoints.json", asdict(endpoints))
+    write(folder / "endpoints.json", asdict(endpoints))
     (folder / "up.lock").write_text(endpoints.api + "\n")
 
 
@@ -143,7 +165,7 @@ def read_endpoints(folder: Path) -> Endpoints:
         raise StateError(f"no platform is running on {folder}") from None
 
 
-def _write(path: Path, value: object) -> None:
+def write(path: Path, value: object) -> None:
     """All or nothing, and readable by its owner only from the first byte on."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
@@ -153,16 +175,3 @@ def _write(path: Path, value: object) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-
-
-def _new_signing_key() -> Jwk:
-    # Imported here: it takes longer than everything else, and is needed once.
-    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-    from jwt.algorithms import RSAAlgorithm
-
-    jwk: Jwk = RSAAlgorithm.to_jwk(generate_private_key(65537, 2048), as_dict=True)
-    jwk.pop("key_ops")
-    named = json.dumps({name: jwk[name] for name in ("e", "kty", "n")}, separators=(",", ":"))
-    thumbprint = hashlib.sha256(named.encode()).digest()  # RFC 7638
-    kid = base64.urlsafe_b64encode(thumbprint).rstrip(b"=").decode()
-    return {**jwk, "kid": kid, "use": "sig", "alg": "RS256"}

@@ -1,110 +1,133 @@
-"""Signing in, one's own profile, and the API's public documents.
+"""Signing in, sessions, one's own profile, and the API's public documents.
 
-POST /v1/auth/register    {email, password, name}   202 {message}, the same for known and unknown addresses
-POST /v1/auth/verify      {email, code}             200 tokens
-POST /v1/auth/login       {email, password}         200 tokens
-POST /v1/auth/refresh     {refresh_token}           200 tokens
-POST /v1/auth/logout                                204
-GET, PATCH /v1/me         {name?, handle?}          200 profile
+POST /v1/auth/register           {email, password, name}     202 {message}, the same for known and unknown addresses
+POST /v1/auth/verify             {email, code}               200 tokens
+POST /v1/auth/login              {email, password}           200 tokens
+POST /v1/auth/refresh            {refresh_token}             200 tokens
+POST /v1/auth/logout                                         204
+GET, DELETE /v1/auth/sessions                                200 {"data": [session]}, 204
+DELETE /v1/auth/sessions/{id}                                204
+PUT  /v1/auth/password           {current_password, new_password}    204, the other sessions end
+POST /v1/auth/password/forgot    {email}                     202 {message}, always
+POST /v1/auth/password/reset     {email, code, new_password} 204, all sessions end
+GET  /v1/auth/google             302 to the provider         GET /v1/auth/google/callback  302 to the front end
+POST /v1/auth/google/token       {code, code_verifier?}      200 tokens
+GET, PATCH /v1/me                {name?, handle?}            200 profile
 GET /.well-known/jwks.json, /.well-known/openid-configuration, /openapi.json, /v1/health
 """
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
-
-from okane_common import api, cache, documents, models, people, tokens
+from okane_common import api, cache, credentials, documents, mail, models, openid, people, sessions, tokens
 from okane_common.api import Response
+from okane_common.caller import Caller
 
 tokens.can_sign()
 
 PUBLIC = frozenset(
-    {f"POST /v1/auth/{call}" for call in ("register", "verify", "login", "refresh")}
+    {f"POST /v1/auth/{call}" for call in ("register", "verify", "login", "refresh", "google/token")}
+    | {f"POST /v1/auth/password/{call}" for call in ("forgot", "reset")}
+    | {"GET /v1/auth/google", "GET /v1/auth/google/callback"}
     | {f"GET /.well-known/{document}" for document in ("jwks.json", "openid-configuration")}
     | {"GET /openapi.json", "GET /v1/health"}
 )
 app = api.Api(tokens.authenticate, public=PUBLIC)
 
-Email = Annotated[
-    str,
-    # A plain address in ASCII: SES takes no other, and would read `x<victim@example.com>` as the victim's.
-    Field(max_length=254, pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}$"),
-    AfterValidator(str.lower),
-]
-Password = Annotated[str, Field(min_length=8, max_length=128, pattern=r"^[^\x00]*$")]
-
-
-class SignUp(models.Body):
-    """A new person."""
-
-    email: Email
-    password: Password
-    name: models.Name
-
-
-class Verification(models.Body):
-    """The code that was mailed."""
-
-    email: Email
-    code: Annotated[str, Field(pattern="^[0-9]{6}$")]
-
-
-class LogIn(models.Body):
-    """What a person knows."""
-
-    email: Email
-    password: Annotated[str, Field(max_length=128)]
-
-
-class Refresh(models.Body):
-    """The newest refresh token of a session."""
-
-    refresh_token: Annotated[str, Field(max_length=200)]
-
-
-class ProfileChange(models.Body):
-    """What to change; at least one of them."""
-
-    name: models.Name | None = None
-    handle: models.Handle | None = None
-
-    @model_validator(mode="after")
-    def _something(self) -> "ProfileChange":
-        if self.name is None and self.handle is None:
-            raise ValueError("name or handle is expected")
-        return self
+CHALLENGE = "The front end's own PKCE challenge (S256); its verifier must come with the code"
 
 
 @app.route("POST", "/v1/auth/register", "Sign up; a code is mailed", "rate_limited", status=202)
-def register(body: Annotated[SignUp, api.Body()]) -> Response[models.Message]:
-    people.sign_up(body.email, body.password, body.name)
-    return api.answer(models.Message, {"message": "Enter the code that was mailed to the address."}, status=202)
+def register(body: Annotated[models.SignUp, api.Body()]) -> Response[models.Message]:
+    people.sign_up(body.email, body.password, body.name, app.visitor)
+    return _said("Enter the code that was mailed to the address.")
 
 
 @app.route("POST", "/v1/auth/verify", "Prove the e-mail address and sign in", "code_invalid", "rate_limited")
-def verify(body: Annotated[Verification, api.Body()]) -> Response[models.Tokens]:
-    return _signed_in(people.verify(body.email, body.code, _device()))
+def verify(body: Annotated[models.Verification, api.Body()]) -> Response[models.Tokens]:
+    return _signed_in(people.verify(body.email, body.code, app.visitor))
 
 
 @app.route("POST", "/v1/auth/login", "Sign in", "credentials_invalid", "email_unverified", "rate_limited")
-def log_in(body: Annotated[LogIn, api.Body()]) -> Response[models.Tokens]:
-    return _signed_in(people.log_in(body.email, body.password, _device()))
+def log_in(body: Annotated[models.LogIn, api.Body()]) -> Response[models.Tokens]:
+    return _signed_in(credentials.log_in(body.email, body.password, app.visitor))
 
 
-@app.route("POST", "/v1/auth/refresh", "Exchange a refresh token", "token_invalid", "session_ended")
-def refresh(body: Annotated[Refresh, api.Body()]) -> Response[models.Tokens]:
+@app.route("POST", "/v1/auth/refresh", "Exchange a refresh token", "token_invalid", "session_ended", "rate_limited")
+def refresh(body: Annotated[models.Refresh, api.Body()]) -> Response[models.Tokens]:
     try:
-        return _signed_in(people.refresh(body.refresh_token))
-    except people.Reused as reused:
+        return _signed_in(sessions.carry_on(body.refresh_token, app.visitor))
+    except sessions.Reused as reused:
         cache.end_sessions([reused.caller])
+        app.tell(mail.send_session_reused, reused.email)
         raise
 
 
 @app.route("POST", "/v1/auth/logout", "End this session", status=204)
 def log_out() -> Response[None]:
-    people.log_out(app.caller)
-    cache.end_sessions([app.caller])
-    return Response(204)
+    return _ended([sessions.end(app.caller, app.caller.session_id)])
+
+
+@app.route("GET", "/v1/auth/sessions", "Where I am signed in")
+def list_sessions() -> Response[models.Sessions]:
+    return api.answer(models.Sessions, {"data": sessions.read(app.caller)})
+
+
+@app.route("DELETE", "/v1/auth/sessions/{id}", "End one of my sessions", status=204)
+def end_session(id: api.Id) -> Response[None]:
+    return _ended([sessions.end(app.caller, id)])
+
+
+@app.route("DELETE", "/v1/auth/sessions", "End all of my sessions, this one too", status=204)
+def end_sessions() -> Response[None]:
+    return _ended(sessions.end_all(app.caller))
+
+
+@app.route("PUT", "/v1/auth/password", "Change my password", "credentials_invalid", "rate_limited", status=204)
+def change_password(body: Annotated[models.PasswordChange, api.Body()]) -> Response[None]:
+    email, ended = credentials.change_password(app.caller, body.current_password, body.new_password, app.visitor)
+    app.tell(mail.send_password_changed, email)
+    return _ended(ended)
+
+
+@app.route("POST", "/v1/auth/password/forgot", "Have a code for a new password mailed", "rate_limited", status=202)
+def forget_password(body: Annotated[models.Forgotten, api.Body()]) -> Response[models.Message]:
+    credentials.forgot(body.email, app.visitor)
+    return _said("If the address has an account, a code was mailed to it.")
+
+
+@app.route("POST", "/v1/auth/password/reset", "Set a new password", "code_invalid", "rate_limited", status=204)
+def reset_password(body: Annotated[models.PasswordReset, api.Body()]) -> Response[None]:
+    ended = credentials.reset(body.email, body.code, body.new_password, app.visitor)
+    app.tell(mail.send_password_changed, body.email)
+    return _ended(ended)
+
+
+@app.route("GET", "/v1/auth/google", "Go to Google to sign in", "not_found", status=302)
+def go_to_google(
+    return_to: Annotated[str | None, api.Query(description="One of the front end's configured addresses")] = None,
+    code_challenge: Annotated[str | None, api.Query(pattern="^[A-Za-z0-9_-]{43}$", description=CHALLENGE)] = None,
+) -> Response[None]:
+    way = openid.start(return_to, code_challenge)
+    return api.redirect(way.url, way.cookie, openid.ROUND_SECONDS)
+
+
+@app.route("GET", "/v1/auth/google/callback", "Come back from Google", "not_found", status=302)
+def come_back_from_google(
+    code: Annotated[str | None, api.Query()] = None,
+    state: Annotated[str | None, api.Query()] = None,
+    error: Annotated[str | None, api.Query()] = None,
+    iss: Annotated[str | None, api.Query()] = None,
+) -> Response[None]:
+    query = {"code": code, "state": state, "error": error, "iss": iss}
+    way = openid.come_back(app.event.get("cookies", []), query)
+    if way.linked:
+        app.tell(mail.send_identity_linked, way.linked)
+    return api.redirect(way.url, way.cookie, openid.ROUND_SECONDS)
+
+
+@app.route("POST", "/v1/auth/google/token", "Sign in with the code of the way back", "code_invalid", "rate_limited")
+def redeem_code(body: Annotated[models.ProviderCode, api.Body()]) -> Response[models.Tokens]:
+    return _signed_in(openid.redeem(body.code, body.code_verifier, app.visitor))
 
 
 @app.route("GET", "/v1/me", "My profile")
@@ -120,7 +143,7 @@ def read_me() -> Response[models.Profile]:
 
 
 @app.route("PATCH", "/v1/me", "Change my name or handle", "handle_taken")
-def change_me(body: Annotated[ProfileChange, api.Body()]) -> Response[models.Profile]:
+def change_me(body: Annotated[models.ProfileChange, api.Body()]) -> Response[models.Profile]:
     changed = people.change_profile(app.caller, body.name, body.handle)
     cache.publish_profile(app.caller.person_id, changed["version"], changed["profile"])
     return api.answer(models.Profile, changed["profile"])
@@ -128,7 +151,7 @@ def change_me(body: Annotated[ProfileChange, api.Body()]) -> Response[models.Pro
 
 @app.route("GET", "/.well-known/jwks.json", "The public keys of access tokens")
 def read_keys() -> Response[dict[str, Any]]:
-    return _public(tokens.PUBLIC_JWKS)
+    return _public(tokens.public_jwks())
 
 
 @app.route("GET", "/.well-known/openid-configuration", "Where the keys are")
@@ -146,14 +169,18 @@ def read_health() -> Response[models.Health]:
     return api.answer(models.Health, {"status": "ok"})
 
 
-def _signed_in(session: people.Session) -> Response[models.Tokens]:
+def _signed_in(session: sessions.Session) -> Response[models.Tokens]:
     cache.start_session(session.caller)
     return api.answer(models.Tokens, session.tokens())
 
 
-def _device() -> str:
-    user_agent: str = app.event["headers"].get("user-agent", "")
-    return user_agent[:200]
+def _ended(ended: list[Caller]) -> Response[None]:
+    cache.end_sessions(ended)
+    return Response(204)
+
+
+def _said(sentence: str) -> Response[models.Message]:
+    return api.answer(models.Message, {"message": sentence}, status=202)
 
 
 def _public(document: dict[str, Any]) -> Response[dict[str, Any]]:

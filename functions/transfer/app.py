@@ -88,7 +88,7 @@ ALL_HELD, NO_MORE, ALL_LEFT = Capture(), Void(), NewRefund()  # where no body is
 def find_recipient(handle: Annotated[str, api.Path(examples=["ravi"])]) -> Response[models.Recipient]:
     if not re.fullmatch("[a-z][a-z0-9_]{2,29}", handle):
         raise refuse("recipient_not_found")
-    return api.answer(models.Recipient, ledger.find_recipient(app.caller, handle)["recipient"])
+    return api.answer(models.Recipient, ledger.find_recipient(app.caller, handle, app.visitor)["recipient"])
 
 
 @app.route("POST", "/v1/transfers", "Send money", *api.KEYED, *NOBODY, *NOT_ALLOWED, status=201)

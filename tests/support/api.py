@@ -18,6 +18,7 @@ class Endpoints:
     api: str
     bank: str
     mailbox: str
+    provider: str
     database_url: str
     redis_rest_url: str
     redis_rest_token: str

@@ -50,7 +50,7 @@ class Platform:
 def start_platform(state: Path, *options: str, **environment: str) -> "subprocess.Popen[bytes]":
     """Start `up` on free ports; what it says goes to the file up.log in the state folder."""
     state.mkdir(exist_ok=True)
-    ports = ("--port", "0", "--bank-port", "0", "--mailbox-port", "0")
+    ports = ("--port", "0", "--bank-port", "0", "--mailbox-port", "0", "--provider-port", "0")
     with (state / "up.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "local", "up", "--data", str(state), *ports, *options],

@@ -19,10 +19,11 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Path, Query
+from aws_lambda_powertools.shared.cookies import Cookie, SameSite
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
-from okane_common import aws, database, settings
-from okane_common.caller import Caller
+from okane_common import aws, database, settings, traffic
+from okane_common.caller import Caller, Visitor, visitor
 from okane_common.errors import CODES, Refusal, refuse
 from okane_common.models import Problem, Transaction
 from okane_common.observability import logger
@@ -34,6 +35,7 @@ MAX_DEPTH = 32
 BODY_METHODS = ("POST", "PUT", "PATCH")
 KEYED = ("idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused")  # of routes with a key
 RETRY_SECONDS = 1
+MAX_SECONDS = 10  # of a request
 TOO_LATE = {
     "expired": "The hold has expired: its amount is with its sender again.",
     "ended": "The transfer is not in a state that allows this.",
@@ -93,7 +95,7 @@ AtVersion = Annotated[
 Limit = Annotated[int, Ge(1), Le(100), BeforeValidator(_whole_number), Query(description="Lines on a page")]
 Cursor = Annotated[str | None, Query(description="next_cursor of the page, or part, before")]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
-Id = Annotated[uuid.UUID, BeforeValidator(_plain_uuid), Path(description="A transaction's id")]
+Id = Annotated[uuid.UUID, BeforeValidator(_plain_uuid), Path(description="The thing's id")]
 CurrencyInPath = Annotated[str, Path(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
 
 
@@ -110,6 +112,8 @@ class Api:
         self._guard = guard
         self._bearer = bearer
         self._public = public
+        self._started = 0.0
+        self._code: str | None = None  # of the refusal, if the request is refused
         self._resolver = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=load_json)
         for error, answer in (
             (Refusal, self._refused),
@@ -140,7 +144,7 @@ class Api:
         private = self._bearer and f"{method} {path}" not in self._public
         always = ["validation_failed", "unavailable"]
         if private:
-            always += ["token_missing", "token_invalid", "token_expired", "session_ended"]
+            always += ["token_missing", "token_invalid", "token_expired", "session_ended", "rate_limited"]
         if "{" in path:
             always += ["not_found"]
         if method in BODY_METHODS:
@@ -157,7 +161,8 @@ class Api:
 
     def handle(self, event: Event, context: Any) -> dict[str, Any]:
         """Answer one HTTP API event (payload format 2.0)."""
-        started = time.monotonic()
+        started = self._started = time.monotonic()
+        self._code = None
         logger.set_correlation_id(event["requestContext"]["requestId"])
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value  # API Gateway's answer, should a bug get out of here
         try:
@@ -170,6 +175,7 @@ class Api:
                 extra={
                     "route": event["routeKey"],
                     "status": status,
+                    **({"code": self._code} if self._code else {}),
                     "ms": round((time.monotonic() - started) * 1000, 1),
                 },
             )
@@ -180,6 +186,8 @@ class Api:
             take_body(event)
             if event["routeKey"] not in self._public:
                 self._guard(event)
+                if self._bearer:
+                    traffic.admit(self.caller.person_id)
             answer = self._resolver.resolve(event, context)
         except Refusal as refusal:  # before routing; those of a handler have become answers already
             answer = _plain(self._refused(refusal))
@@ -198,12 +206,27 @@ class Api:
         return caller
 
     @property
+    def visitor(self) -> Visitor:
+        """Who sent it, as far as anybody can be told before they have proved who they are."""
+        return visitor(self._event)
+
+    def tell(self, send: Callable[..., None], *details: str) -> None:
+        """Send a mail that nobody waits for: one that fails, or for which the request has no time left, is only logged."""
+        try:
+            if time.monotonic() - self._started > MAX_SECONDS - aws.CALL_SECONDS:
+                raise aws.AwsError("no time left")
+            send(*details)
+        except aws.AwsError as error:
+            logger.error("mail not sent", extra={"mail": send.__name__, "said": str(error)})
+
+    @property
     def event(self) -> Event:
         """The request that is being handled, as API Gateway sent it; the body is text."""
         return self._event
 
     def _refused(self, refusal: Refusal) -> Response[str]:
         code = CODES[refusal.code]
+        self._code = refusal.code
         problem = {
             "type": f"{DOCS_URL}#{refusal.code}",
             "title": code.title,
@@ -347,8 +370,9 @@ def _documented(statuses: list[int], codes: tuple[str, ...], content: Mapping[st
     """The OpenAPI responses of a route: its successes, and its problems by status with their codes."""
     carried = {} if content is None else {"content": dict(content)}
     described: dict[int, Any] = {status: {"description": HTTPStatus(status).phrase, **carried} for status in statuses}
-    if HTTPStatus.NO_CONTENT in described:
-        described[HTTPStatus.NO_CONTENT]["content"] = {}
+    for empty in (HTTPStatus.NO_CONTENT, HTTPStatus.FOUND):
+        if empty in described:
+            described[empty]["content"] = {}
     for code in sorted(set(codes)):
         known = described.setdefault(
             CODES[code].status,
@@ -369,6 +393,23 @@ def answer[Shape](
 def answer_text(media_type: str, text: str, *, headers: Mapping[str, str]) -> Response[Any]:
     """A 200 answer that is not JSON, in UTF-8. The handler's return type must allow for a str."""
     return Response(200, f"{media_type}; charset=utf-8", text, dict(headers))
+
+
+def redirect(url: str, cookie: tuple[str, str], seconds: int) -> Response[None]:
+    """A 302 that leaves a cookie (name, value) in the browser for so many seconds; no value takes it away. The cookie comes back
+    to this host only, on a way that began elsewhere too, and no script can read it.
+    """
+    name, value = cookie
+    kept = Cookie(
+        name,
+        value,
+        path="/",
+        secure=name.startswith("__Host-"),
+        http_only=True,
+        max_age=seconds if value else 0,
+        same_site=SameSite.LAX_MODE,
+    )
+    return Response(302, headers={"Location": url}, cookies=[kept])
 
 
 def moved(result: Mapping[str, Any], *, status: int = 201) -> Response[Transaction]:

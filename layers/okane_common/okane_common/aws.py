@@ -10,6 +10,7 @@ from typing import Any
 
 CONNECT_SECONDS = 1
 READ_SECONDS = 3
+CALL_SECONDS = CONNECT_SECONDS + READ_SECONDS
 
 
 class AwsError(Exception):

@@ -7,14 +7,17 @@ from okane_common.observability import logger, measure
 
 HOLDS = 100  # holds released in one call
 ARRIVALS = 1000  # arrivals folded in one call
+FORGOTTEN = 1000  # rows of each kind, in one call
 BATCH_SECONDS = 4.0  # what one more call may take; with less left, the next run goes on
 UNANSWERED_SECONDS = 24 * 3600  # after which a bank's silence is somebody's business
 
 
 def sweep(seconds_left: Callable[[], float]) -> dict[str, int]:
-    """Release the holds whose time is over, fold in what has arrived, and count the withdrawals that no bank has answered.
+    """Release the holds whose time is over, fold in what has arrived, count the withdrawals that no bank has answered, and forget
+    codes, tries and sessions that are long over.
 
-    seconds_left: how long this run may still take. -> {"released", "folded", "unanswered"}. Raises database.Unavailable.
+    seconds_left: how long this run may still take. -> {"released", "folded", "forgotten", "unanswered"}.
+    Raises database.Unavailable.
     """
     unanswered: int = database.call("count_unanswered", UNANSWERED_SECONDS)["count"]
     measure("WithdrawalsUnanswered", unanswered)
@@ -30,7 +33,13 @@ def sweep(seconds_left: Callable[[], float]) -> dict[str, int]:
         folded += some
         if not some:
             break
-    return {"released": released, "folded": folded, "unanswered": unanswered}
+    forgotten = 0
+    while seconds_left() > BATCH_SECONDS:
+        some = database.call("forget_what_is_over", FORGOTTEN)["forgotten"]
+        forgotten += some
+        if not some:
+            break
+    return {"released": released, "folded": folded, "forgotten": forgotten, "unanswered": unanswered}
 
 
 def audit_recent(seconds_left: Callable[[], float]) -> dict[str, int]:

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from okane_common import settings
+from okane_common import settings, traffic
 from okane_common.caller import ACCESS_SECONDS, Caller
 from okane_common.errors import refuse
 from okane_common.observability import logger
@@ -39,6 +39,15 @@ LIVE, ENDED = 1, 2  # versions of a session's sign: an end is never undone
 
 _SEAL = Seal("cache")
 _MARK_BYTES = 16
+
+# The values of all keys but the last, and how many reads the last has counted; nothing more is counted where nothing can be written.
+_LOOK = """
+local count = redis.pcall('INCR', KEYS[#KEYS])
+if count == 1 then
+  redis.pcall('PEXPIRE', KEYS[#KEYS], ARGV[1])
+end
+return {redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)), type(count) == 'number' and count or 0}
+"""
 
 # For each key: set it unless what is there is newer. What the caller found there and could not believe (ARGV 4 is its
 # beginning, version and seal) is replaced whatever it claims, and so is what is no string of ours.
@@ -130,17 +139,21 @@ _cache = _Cache()
 
 
 def look(caller: Caller, key: str, min_version: int = 0) -> Found:
-    """One read: is the session alive, and what is kept under `key`? One Redis request.
+    """One read: is the session alive, and what is kept under `key`? One Redis request, which counts the person's reads too.
 
-    A hit needs both, sealed, and the value at `min_version` or newer. Raises Refusal(session_ended) when the session is
-    known to have ended.
+    A hit needs both, sealed, and the value at `min_version` or newer. Raises Refusal: session_ended when the session is known to
+    have ended, rate_limited when there were too many reads in this minute.
     """
     keys = [_session_key(caller.session_id), key]
+    counter = f"reads:{caller.person_id}:{traffic.this_minute()}"
     started = time.monotonic()
-    answer = _cache.execute(["MGET", *keys], BUDGET_SECONDS)
+    command = ["EVAL", _LOOK, len(keys) + 1, *keys, counter, traffic.MINUTE_SECONDS * 1000]
+    match _cache.execute(command, BUDGET_SECONDS):
+        case [[_, _] as answer, int(count)]:
+            traffic.limit(count)
+        case _:
+            return Found("bypass", {}, 0, {}, BUDGET_SECONDS - (time.monotonic() - started))
     left = BUDGET_SECONDS - (time.monotonic() - started)
-    if not isinstance(answer, list) or len(answer) != len(keys):
-        return Found("bypass", {}, 0, {}, left)
     raw = {name: value for name, value in zip(keys, answer, strict=True) if isinstance(value, str)}
     opened = {name: opened for name, value in raw.items() if (opened := _open(name, value))}
     sign, owner = opened.get(keys[0], (0, None))

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from okane_common import database, ids, pages
-from okane_common.caller import Caller
+from okane_common.caller import Caller, Visitor
 from okane_common.errors import Refusal, accept, refuse
 
 PAYMENT_SECONDS = 30 * 60  # how long a bank's payment page stays open
@@ -148,9 +148,9 @@ def receive_bank_event(bank: str, webhook_id: str, body_hash: bytes, event_type:
     return result
 
 
-def find_recipient(caller: Caller, handle: str) -> Result:
+def find_recipient(caller: Caller, handle: str, visitor: Visitor) -> Result:
     """-> `{"recipient": {"handle", "name"}}`. Raises Refusal: recipient_not_found, session_ended, rate_limited."""
-    return _call("find_recipient", *caller, handle)
+    return _call("find_recipient", *caller, handle, visitor.source)
 
 
 def read_wallets(caller: Caller) -> Result:

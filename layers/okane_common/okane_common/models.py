@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from okane_common.money import Amount, Currency
 
@@ -35,6 +35,15 @@ Name = Annotated[
     AfterValidator(_visible),
 ]
 Note = Annotated[str, Field(min_length=1, max_length=140, pattern=NO_CONTROLS), AfterValidator(_visible)]
+Email = Annotated[
+    str,
+    # A plain address in ASCII: SES takes no other, and would read `x<victim@example.com>` as the victim's.
+    Field(max_length=254, pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}$"),
+    AfterValidator(str.lower),
+]
+NewPassword = Annotated[str, Field(min_length=8, max_length=128, pattern=r"^[^\x00]*$")]
+Password = Annotated[str, Field(max_length=128)]
+Code = Annotated[str, Field(pattern="^[0-9]{6}$", examples=["271828"])]
 Handle = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{2,29}$", examples=["asha"])]
 Money = Annotated[int, Field(description="Minor units of the currency")]
 
@@ -49,6 +58,75 @@ class Answer(BaseModel):
     """A response body: exactly these fields."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class SignUp(Body):
+    """A new person."""
+
+    email: Email
+    password: NewPassword
+    name: Name
+
+
+class Verification(Body):
+    """The code that was mailed."""
+
+    email: Email
+    code: Code
+
+
+class LogIn(Body):
+    """What a person knows."""
+
+    email: Email
+    password: Password
+
+
+class Refresh(Body):
+    """The newest refresh token of a session."""
+
+    refresh_token: Annotated[str, Field(max_length=200)]
+
+
+class PasswordChange(Body):
+    """The password now, and the one from now on."""
+
+    current_password: Password
+    new_password: NewPassword
+
+
+class Forgotten(Body):
+    """Whose password is forgotten."""
+
+    email: Email
+
+
+class PasswordReset(Body):
+    """The code that was mailed, and the password from now on."""
+
+    email: Email
+    code: Code
+    new_password: NewPassword
+
+
+class ProviderCode(Body):
+    """The code that the provider's round ended with, and the verifier of the challenge that the front end began it with."""
+
+    code: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{43}$")]
+    code_verifier: Annotated[str | None, Field(pattern="^[A-Za-z0-9._~-]{43,128}$")] = None
+
+
+class ProfileChange(Body):
+    """What to change; at least one of them."""
+
+    name: Name | None = None
+    handle: Handle | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> "ProfileChange":
+        if self.name is None and self.handle is None:
+            raise ValueError("name or handle is expected")
+        return self
 
 
 class Message(Answer):
@@ -72,6 +150,23 @@ class Tokens(Answer):
     refresh_token: str
     refresh_expires_in: int
     session_id: str
+
+
+class SignedIn(Answer):
+    """One session of a person's. `device` is what its program called itself, `last_used_at` when it was started or refreshed."""
+
+    id: str
+    device: str
+    created_at: Timestamp
+    last_used_at: Timestamp
+    expires_at: Timestamp
+    current: Annotated[bool, Field(description="Whether it is the one that asks")]
+
+
+class Sessions(Answer):
+    """The live sessions of a person: this one first, then the latest used."""
+
+    data: list[SignedIn]
 
 
 class Profile(Answer):

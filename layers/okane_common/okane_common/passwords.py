@@ -5,14 +5,18 @@ four routes need them.
 """
 
 import functools
+import re
 import unicodedata
 from typing import Any
+
+from okane_common.errors import Refusal
 
 MIN_CHARACTERS = 8
 MAX_CHARACTERS = 128
 MEMORY_KIB = 19 * 1024
 PASSES = 2
 LANES = 1
+PRODUCT = "okane"
 
 # The hash of a random password that nobody kept: an unknown address is checked against it and takes as long as a known one.
 NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$sQEdfB1jWL7h/xXf4aZLOw$YmMUphUyqOS01NhgM+4V+0L4tKKlxxHJW8LNcx6vQEQ"
@@ -41,9 +45,31 @@ def matches(password: str, password_hash: str | None) -> bool:
     return password_hash is not None
 
 
-def too_common(password: str) -> bool:
-    """Whether the password, whatever its case, is one of the 30,000 that zxcvbn knows to be the most used."""
-    return unicodedata.normalize("NFKC", password).lower() in _common()
+def hash_new(password: str, pointer: str, *words: str) -> str:
+    """The hash of a password that somebody chooses. pointer: where it stands in the body. words: their e-mail and name.
+
+    Raises Refusal(validation_failed) for a common one. There are no other rules (NIST SP 800-63B, 3.1.1.2).
+    """
+    if too_common(password, *words):
+        raise Refusal(
+            "validation_failed",
+            "The password is one of the most used ones, or easily guessed.",
+            errors=[{"pointer": pointer, "code": "password_common", "detail": "Choose a less common password."}],
+        )
+    return hash_password(password)
+
+
+def too_common(password: str, *words: str) -> bool:
+    """Whether the password, whatever its case, is one of the 30,000 most used that zxcvbn knows from leaks, or nothing but
+    one of the words, the name in an e-mail address or our own name, with digits and signs around it.
+    """
+    plain = unicodedata.normalize("NFKC", password).lower()
+    own = {part.lower() for word in (PRODUCT, *words) for part in (word, word.partition("@")[0])}
+    return plain in _common() or plain in own or _letters(plain) in {_letters(part) for part in own} - {""}
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W\d_]+", "", text)
 
 
 @functools.cache

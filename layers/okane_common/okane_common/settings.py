@@ -1,16 +1,17 @@
 """The environment, read in one place and checked at start.
 
 Every module asks here, while it is imported, for what it needs: a function whose configuration is incomplete fails
-before its first request, with the name of what is missing. A value may be a reference, `secretsmanager:<arn>` or
-`ssm:<name>`; it is then fetched once, so that no secret stands in a function's configuration.
+before its first request, with the name of what is missing. A value may be a reference, `secretsmanager:<arn>`, `ssm:<name>` or
+`file:<path>`; it is then fetched, so that no secret stands in a function's configuration.
 """
 
 import json
 import os
+from pathlib import Path
 
 from okane_common import aws
 
-REFERENCES = ("secretsmanager:", "ssm:")
+REFERENCES = ("secretsmanager:", "ssm:", "file:")
 
 
 class SettingError(Exception):
@@ -43,8 +44,8 @@ def text(name: str, default: str | None = None) -> str:
     if not value.startswith(REFERENCES):
         return value
     try:
-        return aws.fetch(value)
-    except aws.AwsError as error:
+        return Path(value.removeprefix("file:")).read_text() if value.startswith("file:") else aws.fetch(value)
+    except (aws.AwsError, OSError) as error:
         raise SettingError(f"{name} cannot be fetched: {error}") from error
 
 

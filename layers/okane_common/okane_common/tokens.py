@@ -3,10 +3,10 @@
 One algorithm, one type, keys by `kid` from our own set: no header of a token chooses how it is checked.
 """
 
-import functools
 import json
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -14,6 +14,7 @@ import jwt
 from okane_common import settings
 from okane_common.caller import ACCESS_SECONDS, Caller
 from okane_common.errors import Refusal, refuse
+from okane_common.observability import logger
 
 ISSUER = settings.text("TOKEN_ISSUER")
 AUDIENCE = settings.text("TOKEN_AUDIENCE")
@@ -22,25 +23,71 @@ TYPE = "at+jwt"
 MAX_CHARACTERS = 4096
 CLAIMS = ("iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid")
 
-PUBLIC_JWKS = settings.json_object("TOKEN_PUBLIC_KEYS")
+# How long keys are used before they are read again: so long does a rotation take to be known everywhere.
+REREAD_SECONDS = float(settings.text("TOKEN_KEYS_SECONDS", "1800"))
 
 
-def _load_public_keys() -> dict[str, jwt.PyJWK]:
-    return {key.key_id: key for key in jwt.PyJWKSet.from_dict(PUBLIC_JWKS).keys if key.key_id is not None}
+class _Keys[Value]:
+    """Keys from a setting, read again by age alone: no token, whatever its `kid`, makes anybody fetch anything."""
+
+    def __init__(self, load: Callable[[], Value]) -> None:
+        self._load = load
+        self._value = load()
+        self._read_at = time.monotonic()
+
+    def current(self) -> Value:
+        if time.monotonic() - self._read_at > REREAD_SECONDS:
+            self._read_at = time.monotonic()
+            try:
+                self._value = self._load()
+            except settings.SettingError as error:  # the old ones are good for hours; the next reading is the retry
+                logger.error("keys not read", extra={"said": str(error)})
+        return self._value
 
 
-_PUBLIC_KEYS = _load_public_keys()
+def _load_public() -> tuple[dict[str, Any], dict[str, jwt.PyJWK]]:
+    """The public JWKS as it is published, and its keys by `kid`."""
+    document = settings.json_object("TOKEN_PUBLIC_KEYS")
+    try:
+        keys = jwt.PyJWKSet.from_dict(document).keys
+    except (jwt.PyJWTError, AttributeError, TypeError) as error:
+        raise settings.SettingError(f"TOKEN_PUBLIC_KEYS is no JWKS: {type(error).__name__}") from None
+    return document, {key.key_id: key for key in keys if key.key_id is not None}
 
 
-@functools.cache
-def _signing_key() -> jwt.PyJWK:
-    keys = json.loads(settings.secret("TOKEN_SIGNING_KEYS").reveal())["keys"]
-    return jwt.PyJWK.from_dict(keys[0], algorithm=ALGORITHM)
+def _load_signing() -> list[tuple[int, jwt.PyJWK]]:
+    """The private keys with the Unix time from which each signs (its member `nbf`), the newest first."""
+    try:
+        found = settings.json_object("TOKEN_SIGNING_KEYS")["keys"]
+        keys = [(int(key.get("nbf", 0)), jwt.PyJWK.from_dict(key, algorithm=ALGORITHM)) for key in found]  # type: ignore[attr-defined]
+    except (jwt.PyJWTError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise settings.SettingError(f"TOKEN_SIGNING_KEYS is no private JWKS: {type(error).__name__}") from None
+    return sorted(keys, key=lambda key: -key[0])
+
+
+_public = _Keys(_load_public)
+_signing: _Keys[list[tuple[int, jwt.PyJWK]]] | None = None
 
 
 def can_sign() -> None:
-    """Fail now, at start, if this function has no key to sign with. Raises settings.SettingError."""
+    """Take the keys to sign with; fails now, at start, if there are none. Raises settings.SettingError."""
+    global _signing
+    _signing = _Keys(_load_signing)
     _signing_key()
+
+
+def _signing_key() -> jwt.PyJWK:
+    """The newest key whose time has come: a key is published for hours before it signs."""
+    now = time.time()
+    for not_before, key in _signing.current() if _signing else []:
+        if not_before <= now:
+            return key
+    raise settings.SettingError("TOKEN_SIGNING_KEYS has no key whose time has come")
+
+
+def public_jwks() -> dict[str, Any]:
+    """The public keys as they are published: the one that signs, the next one, and the one before."""
+    return _public.current()[0]
 
 
 def sign(caller: Caller) -> str:
@@ -68,7 +115,7 @@ def verify(token: str) -> Caller:
         # Only chooses the key; jwt.decode reads it again, strictly. Its get_unverified_header reads all of the token to
         # give the header, character by character in Python: a tenth of a warm request.
         header = json.loads(jwt.utils.base64url_decode(token.partition(".")[0]))
-        key = _PUBLIC_KEYS.get(str(header.get("kid")))
+        key = _public.current()[1].get(str(header.get("kid")))
         if key is None or header.get("typ") != TYPE or header.get("alg") != ALGORITHM:
             raise refuse("token_invalid")
         claims: dict[str, Any] = jwt.decode(

@@ -17,6 +17,7 @@ COMMANDS = {
     "wallet": "local.wallet",
     "limits": "local.limits",
     "withdrawals": "local.withdrawals",
+    "sessions": "local.sessions",
     "check": "local.check",
     "build": "local.build",
 }

@@ -18,7 +18,7 @@ PUBLIC = ("kty", "kid", "use", "alg", "n", "e", "nbf")
 
 
 class KeysError(Exception):
-    """The keys cannot be rotated now; the message says why."""
+    """The keys cannot be read, or not be rotated now; the message says why."""
 
 
 def new_key(not_before: int = 0) -> Jwk:
@@ -40,6 +40,18 @@ def public(keys: list[Jwk]) -> list[Jwk]:
     return [{name: key[name] for name in PUBLIC if name in key} for key in keys]
 
 
+def private(text: str) -> list[Jwk]:
+    """The keys of a private JWKS. Raises KeysError, with nothing of the text in it, if it is none."""
+    try:
+        found: list[Jwk] = json.loads(text)["keys"]
+        fits = all(isinstance(key["kid"], str) and isinstance(key["d"], str) and signs_from(key) >= 0 for key in found)
+    except (ValueError, LookupError, TypeError):
+        fits = False
+    if not fits:
+        raise KeysError("not a private JWKS")
+    return found
+
+
 def signs_from(key: Jwk) -> int:
     """From when a key signs (Unix seconds)."""
     return int(key.get("nbf", 0))
@@ -47,10 +59,12 @@ def signs_from(key: Jwk) -> int:
 
 def rotate(keys: list[Jwk], now: int, overlap: int) -> list[Jwk]:
     """The keys after a rotation at `now`: a new one that signs `overlap` seconds from now, and the others without those whose
-    successor has signed for that long. With no overlap the new key is the only one, at once.
+    successor has signed for that long. With no overlap the new key is the only one, at once, as the first of all keys is.
 
     Raises KeysError while a key is waiting for its time already.
     """
+    if not keys or not overlap:
+        return [new_key()]  # without a time of its own: the clock of whoever signs may be behind ours
     ordered = sorted(keys, key=signs_from)
     kept = [
         key
@@ -58,6 +72,6 @@ def rotate(keys: list[Jwk], now: int, overlap: int) -> list[Jwk]:
         if successor is None or signs_from(successor) + overlap > now
     ]
     waiting = [key for key in kept if signs_from(key) > now]
-    if waiting and overlap:
+    if waiting:
         raise KeysError(f"the key {waiting[0]['kid']} is published and has not begun to sign; rotate after it has")
-    return [*kept, new_key(now + overlap)] if overlap else [new_key(now)]
+    return [*kept, new_key(now + overlap)]

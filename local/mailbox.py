@@ -3,9 +3,11 @@
 POST /v2/email/outbound-emails    SES version 2, simple content: what boto3's sesv2 send_email sends
 GET  /messages?to=<e-mail>        {"data": [{"to", "subject", "text", "sent_at"}]}, newest first
 GET  /                            the same as a page
+GET  /signed-in?code=|error=      where a front end would be: what came of signing in by a provider
 """
 
 import json
+import shlex
 import uuid
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -51,6 +53,8 @@ class Mailbox:
                 # A plus in an address is often sent as it is, and then reads as a space.
                 found = [asdict(mail) for mail in self._mails if not to or _same(mail.to, to.replace(" ", "+"))]
                 return Response.json(200, {"data": found})
+            case (("GET" | "HEAD"), "/signed-in"):
+                return page(200, "Signed in", _arrival(parse_qs(request.query)))
             case (("GET" | "HEAD"), "/"):
                 return page(200, "Mailbox", _listing(list(self._mails)[:SHOWN]))
             case _:
@@ -91,6 +95,18 @@ def _read(body: bytes) -> list[Mail]:
         raise RefusedError("a subject is one line")
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return [Mail(address, subject, text, now) for address in addresses]
+
+
+def _arrival(said: dict[str, list[str]]) -> str:
+    """How a code is exchanged, or the error."""
+    if "code" not in said:
+        return f"<p>Nobody: <code>{escape(said.get('error', ['nothing was said'])[0])}</code></p>"
+    body = shlex.quote(json.dumps({"code": said["code"][0]}))
+    line = f"curl $API/v1/auth/google/token -H 'Content-Type: application/json' -d {body}"
+    return (
+        "<p>This code gives tokens, once, within two minutes. API is the address that "
+        f"<code>./okane up</code> shows:</p><pre><code>{escape(line)}</code></pre>"
+    )
 
 
 def _listing(mails: list[Mail]) -> str:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
-from local.keys import Jwk, new_key, public
+from local.keys import Jwk, KeysError, new_key, private, public
 
 BANKS = ("hdfc", "axis", "icici")
 PEOPLE = ("asha", "ravi")
@@ -132,12 +132,14 @@ def make_keys(folder: Path, kept: Secrets) -> None:
 
 
 def read_keys(folder: Path) -> list[Jwk]:
-    """The private keys. StateError if there are none."""
+    """The private keys. StateError if there are none, or the file is damaged."""
+    path = folder / "keys" / "signing.json"
     try:
-        found: list[Jwk] = json.loads((folder / "keys" / "signing.json").read_text())["keys"]
+        return private(path.read_text())
     except FileNotFoundError:
         raise StateError(f"{folder} has no keys yet: ./okane up makes them") from None
-    return found
+    except KeysError as error:
+        raise StateError(f"{path} is damaged ({error}); without the folder {path.parent}, ./okane up makes a new one") from None
 
 
 def write_keys(folder: Path, keys: list[Jwk]) -> None:

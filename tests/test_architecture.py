@@ -37,7 +37,7 @@ LATE = {"argon2", "authlib", "boto3", "botocore", "joserfc", "zxcvbn"}  # import
 NOT_DEPLOYED = {"local", "tests", "bench", "database"}
 VAGUE_WORDS = ("common", "helper", "manager", "misc", "repositorie", "repository", "service", "util")
 VAGUE_NAMES = {form for word in VAGUE_WORDS for form in (word, f"{word}s")}
-HANDLER_LINES = 190  # auth has 22 routes, and is the longest
+HANDLER_LINES = 200  # auth has 23 routes, and is the longest
 MODULE_LINES = 450
 FUNCTION_LINES = 70
 

@@ -284,7 +284,7 @@ def gateway(services: Services, stand: Stand, variables: dict[str, str]) -> Iter
 @pytest.mark.parametrize(
     ("task", "answers"),
     [
-        ("sweep", {"released": 0, "folded": 0, "unanswered": 0}),
+        ("sweep", {"released": 0, "folded": 0, "forgotten": 0, "unanswered": 0}),
         ("audit_recent", {"finished": 1, "differences": 0}),
         ("audit_full", {"finished": 1, "differences": 0}),
     ],
@@ -323,6 +323,41 @@ def test_the_schedules_name_their_tasks(
         return locked(stand, people[0]) == 0 and {scope for (scope,) in audits} == {"recent", "full"}
 
     stand.until(all_have_run)
+
+
+def test_a_sweep_forgets_what_is_long_over_and_nothing_else(
+    stand: Stand, owner: Owner, people: tuple[Person, Person], handler: ModuleType
+) -> None:
+    run(handler, "sweep")
+    asha, ravi = map(session, people)
+    for hour in (-1, 1):  # on either side of the time
+        day, week = f"{24 + hour} hours", f"{168 + hour} hours"
+        owner.rows("INSERT INTO budgets VALUES (%s, clock_timestamp() - %s::interval, 1) RETURNING key", day, day)
+        owner.rows(
+            "INSERT INTO sign_ups (email, name, handles, password_hash, code_hash, expires_at)"
+            " VALUES ('x@example.com', 'X', '{x}', 'x', 'x', clock_timestamp() - %s::interval) RETURNING id",
+            week,
+        )
+        owner.rows(
+            "INSERT INTO password_resets (email, code_hash, source, expires_at)"
+            " VALUES ('x@example.com', 'x', '', clock_timestamp() - %s::interval) RETURNING id",
+            day,
+        )
+        owner.rows("INSERT INTO provider_rounds (state_hash, ended_at)"
+                   " VALUES (%s, clock_timestamp() - %s::interval) RETURNING 1", day.encode(), day)  # fmt: skip
+    for who, days in ((asha, 89), (ravi, 91)):
+        owner.rows("UPDATE sessions SET expires_at = clock_timestamp() - make_interval(days => %s) WHERE id = %s RETURNING id",
+                   days, who)  # fmt: skip
+    assert run(handler, "sweep")["forgotten"] == 5
+    assert run(handler, "sweep")["forgotten"] == 0
+    kept = owner.rows("SELECT session_id FROM refresh_tokens WHERE session_id IN (%s, %s)", asha, ravi)
+    assert kept == [(asha,)], "the session that is forgotten takes its tokens along"
+    for table, column in (
+        ("password_resets", "expires_at"),
+        ("sign_ups", "expires_at"),
+        ("provider_rounds", "ended_at"),
+    ):
+        assert owner.rows(f"SELECT count(*) FROM {table} WHERE {column} < clock_timestamp()") == [(1,)], table
 
 
 def test_several_sweeps_at_once_release_every_hold_once(

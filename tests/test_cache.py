@@ -32,6 +32,7 @@ from tests.support.cached import (
 from tests.support.platform import ROOT, Database, Services
 
 VALUE_MS = (96_000, 144_000)  # two minutes, give or take a fifth
+FILLS = 20  # at most, until one is in time
 SIGN_MS = 600_000  # as long as an access token
 LIVE, ENDED = "1.", "2."
 
@@ -213,20 +214,25 @@ def test_a_late_fill_does_not_bring_a_session_back(stand: Stand) -> None:
     """A read misses; before it fills, its person logs out; then its fill arrives."""
     person = stand.api.sign_up()
     stand.warm(person)
-    stand.redis("DEL", session_key(person), key_of(person, WALLET))
     held: list[bytes] = []
 
     def hold_writes(client: socket.socket, body: bytes) -> None:
-        if b"EVAL" in body:
+        if b"'SET'" in body:
             held.append(body)
         else:
             content = stand.rest(body)
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
 
-    stand.between.redis.misbehave = hold_writes
-    stand.reads(person, WALLET, "miss")
-    stand.between.redis.misbehave = None
-    assert any(session_key(person).encode() in body for body in held), "no fill was held back"
+    for _ in range(FILLS):  # a miss that took long has no time left for its fill
+        stand.redis("DEL", session_key(person), key_of(person, WALLET))
+        stand.between.redis.misbehave = hold_writes
+        stand.reads(person, WALLET, "miss")
+        stand.between.redis.misbehave = None
+        if any(session_key(person).encode() in body for body in held):
+            break
+        stand.warm(person)  # Redis is asked again
+    else:
+        pytest.fail("no fill was held back")
     log_out(stand, person)
     for body in held:
         stand.rest(body)

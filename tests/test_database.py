@@ -49,6 +49,22 @@ REFUSED = {
         f" VALUES ('a@example.com', 'a', '{{}}', '', '', now(), {tries})"
         for tries in (-1, 6)
     ],
+    "password_resets_tries": [
+        f"INSERT INTO password_resets (email, code_hash, source, expires_at, tries) VALUES ('a', '', '', now(), {tries})"
+        for tries in (-1, 6)
+    ],
+    "identities_person": [again("identities", subject="other", person_id=SOMEBODY)],
+    "identities_one_of_an_issuer": [again("identities", subject="other")],
+    "identities_subject": [
+        again("identities", issuer="other", subject=""),
+        again("identities", issuer="b", subject="x" * 256),
+    ],
+    "provider_rounds_person": [again("provider_rounds", state_hash="a", code_hash="b", person_id=SOMEBODY)],
+    "provider_rounds_code_once": [again("provider_rounds", state_hash="a")],
+    "provider_rounds_whole": [
+        "UPDATE provider_rounds SET code_hash = NULL",
+        "UPDATE provider_rounds SET person_id = NULL",
+    ],
     "sessions_person": [again("sessions", id=SOMEBODY, person_id=SOMEBODY)],
     "refresh_tokens_session": [again("refresh_tokens", token_hash="", session_id=SOMEBODY)],
     "refresh_tokens_used": [
@@ -186,6 +202,11 @@ def owner(database: Database, asha: Party) -> "Iterator[psycopg.Connection[Any]]
     """The owner's connection; whatever it does is rolled back."""
     with psycopg.connect(database.url) as connection:
         connection.execute("SET LOCAL search_path = okane")
+        # Nobody has come by a provider yet.
+        connection.execute("INSERT INTO identities SELECT 'issuer', 'subject', id FROM people LIMIT 1")
+        connection.execute(
+            "INSERT INTO provider_rounds (state_hash, code_hash, person_id) SELECT 's', 'c', id FROM people LIMIT 1"
+        )
         yield connection
         connection.rollback()
 

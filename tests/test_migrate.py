@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from local.postgres import create_database, drop_database
 from tests.support.books import Ledger, check_books
 from tests.support.platform import Services
 
-FILES = ["0001_people.sql", "0002_ledger.sql", "0003_bank_events.sql", "0004_complete_ledger.sql"]
+FILES = ["0001_people.sql", "0002_ledger.sql", "0003_bank_events.sql", "0004_complete_ledger.sql", "0005_sign_in.sql"]
 
 OLD_BOOKS = Path(__file__).with_name("support") / "old_books.sql"
 
@@ -40,6 +41,22 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(module.HERE / folder, tmp_path / folder)
     monkeypatch.setattr(module, "HERE", tmp_path)
     return tmp_path
+
+
+@contextmanager
+def of_before(files: Path) -> Iterator[None]:
+    """The files as they were before the books were complete: three migrations, and no functions, which are for the tables of today."""
+    later, functions_now = FILES[3:], files / "functions"
+    texts = {name: (files / "migrations" / name).read_text() for name in later}
+    for name in later:
+        (files / "migrations" / name).unlink()
+    functions_now.rename(files / "functions_now")
+    functions_now.mkdir()
+    yield
+    for name, text in texts.items():
+        (files / "migrations" / name).write_text(text)
+    functions_now.rmdir()
+    (files / "functions_now").rename(functions_now)
 
 
 def ask(url: str, question: str, *arguments: Any) -> Any:
@@ -138,23 +155,16 @@ def test_missing_file_is_refused(empty: str, files: Path) -> None:
 def test_overtaken_number_is_refused(empty: str, files: Path) -> None:
     migrate(empty)
     (files / "migrations" / "0002_zebra.sql").write_text("CREATE TABLE zebra ()")
-    with pytest.raises(MigrationError, match=r"0002_zebra\.sql comes before 0004_complete_ledger\.sql.*new number"):
+    with pytest.raises(MigrationError, match=r"0002_zebra\.sql comes before 0005_sign_in\.sql.*new number"):
         migrate(empty)
     assert ask(empty, "SELECT to_regclass('okane.zebra')") is None
 
 
 def test_books_from_before_are_carried_over(services: Services, empty: str, files: Path) -> None:
-    new, functions_now = files / "migrations" / FILES[3], files / "functions"
-    kept = new.read_text()
-    new.unlink()
-    functions_now.rename(files / "functions_now")  # they are for the tables of today
-    functions_now.mkdir()
-    assert migrate(empty) == FILES[:3]
+    with of_before(files):
+        assert migrate(empty) == FILES[:3]
     with psycopg.connect(empty) as owner:
         owner.execute(OLD_BOOKS.read_bytes())
-    new.write_text(kept)
-    functions_now.rmdir()
-    (files / "functions_now").rename(functions_now)
     assert migrate(empty) == FILES[3:]
     assert check_books(empty) == []
     with psycopg.connect(empty) as owner:
@@ -189,21 +199,15 @@ def test_books_from_before_are_carried_over(services: Services, empty: str, file
 
 
 def test_what_is_written_while_books_are_carried_over_is_kept(empty: str, files: Path) -> None:
-    new, functions_now = files / "migrations" / FILES[3], files / "functions"
-    kept = new.read_text()
-    new.unlink()
-    functions_now.rename(files / "functions_now")
-    functions_now.mkdir()
-    migrate(empty)
-    new.write_text(kept)
-    functions_now.rmdir()
-    (files / "functions_now").rename(functions_now)
+    with of_before(files):
+        migrate(empty)
     with psycopg.connect(empty) as writer, ThreadPoolExecutor(1) as threads:
         writer.execute(OLD_BOOKS.read_bytes())  # under way, as a payment would be
         migrating = threads.submit(migrate, empty)
         waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         with psycopg.connect(empty, autocommit=True) as watcher:
             while not watcher.execute(waiting).fetchall():
+                assert not migrating.done()
                 time.sleep(0.01)
         writer.commit()
         assert migrating.result(60) == FILES[3:]
@@ -213,14 +217,14 @@ def test_what_is_written_while_books_are_carried_over_is_kept(empty: str, files:
 
 def test_next_number_is_applied_alone(empty: str, files: Path) -> None:
     migrate(empty)
-    (files / "migrations" / "0005_zebra.sql").write_text("CREATE TABLE zebra ()")
-    assert migrate(empty) == ["0005_zebra.sql"]
-    assert recorded(empty) == [*FILES, "0005_zebra.sql"]
+    (files / "migrations" / "0006_zebra.sql").write_text("CREATE TABLE zebra ()")
+    assert migrate(empty) == ["0006_zebra.sql"]
+    assert recorded(empty) == [*FILES, "0006_zebra.sql"]
     assert ask(empty, "SELECT to_regclass('okane.zebra')") is not None
 
 
 def test_failing_migration_leaves_nothing(empty: str, files: Path) -> None:
-    broken = files / "migrations" / "0004_broken.sql"
+    broken = files / "migrations" / "0006_broken.sql"
     broken.write_text("CREATE TABLE half (); SELECT 1 / 0;")
     with pytest.raises(psycopg.errors.DivisionByZero):
         migrate(empty)
@@ -228,8 +232,8 @@ def test_failing_migration_leaves_nothing(empty: str, files: Path) -> None:
     broken.unlink()
     migrate(empty)
     before = functions(empty)
-    (files / "migrations" / "0004_fine.sql").write_text("CREATE TABLE fine ()")
-    (files / "migrations" / "0005_broken.sql").write_text("CREATE TABLE half (); SELECT 1 / 0;")
+    (files / "migrations" / "0006_fine.sql").write_text("CREATE TABLE fine ()")
+    (files / "migrations" / "0007_broken.sql").write_text("CREATE TABLE half (); SELECT 1 / 0;")
     with pytest.raises(psycopg.errors.DivisionByZero):
         migrate(empty)
     assert recorded(empty) == FILES

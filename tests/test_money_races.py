@@ -405,7 +405,7 @@ def test_ended_session_moves_nothing_more(
         waiting.start()
         stand.owner.wait_for_waiting()
         for party in (asha, ravi):
-            stand.ledger.call("end_session", party.person, party.session)
+            stand.ledger.call("end_session", party.person, party.session, party.session)
         blocker.rollback()
         waiting.join()
     assert answers == [{"outcome": "session_ended"}]

@@ -219,7 +219,7 @@ def test_ended_session_moves_nothing_more(crowd: list[Ledger]) -> None:
     def pay_or_leave(own: Ledger, number: int, turn: int) -> str:
         payer = payers[turn]
         if number == CROWD // 2:
-            return str(own.call("end_session", payer.person, payer.session)["outcome"])
+            return str(own.call("end_session", payer.person, payer.session, payer.session)["outcome"])
         return str(own.transfer(payer, f"key-{number:05}", payee.handle, 1)["outcome"])
 
     for payer, answers in zip(payers, in_rounds(crowd, pay_or_leave), strict=True):

@@ -246,7 +246,8 @@ def test_a_session_that_ended_while_redis_was_away_is_announced_again(
 ) -> None:
     person = stand.api.sign_up()
     stand.warm(person)
-    assert stand.ledger.call("end_session", uuid.UUID(person.id), session(person))["outcome"] == "ended"
+    ended = stand.ledger.call("end_session", uuid.UUID(person.id), session(person), session(person))
+    assert ended["outcome"] == "ended"
     invoke(gateway, SCHEDULED)
 
     def refused_by_redis_alone() -> bool:

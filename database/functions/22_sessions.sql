@@ -62,7 +62,9 @@ BEGIN
          WHERE token_hash = p_hash;
         INSERT INTO refresh_tokens (token_hash, session_id, expires_at) VALUES (p_new_hash, s.id, v_expires);
         UPDATE sessions SET last_used_at = clock_timestamp() WHERE id = s.id;
-        UPDATE people SET active_at = clock_timestamp() WHERE id = s.person_id;
+        -- Not waited for: who changes a password has the person's row and wants this session's.
+        UPDATE people SET active_at = clock_timestamp()
+         WHERE id = (SELECT id FROM people WHERE id = s.person_id FOR NO KEY UPDATE SKIP LOCKED);
     ELSIF r.used_at > clock_timestamp() - make_interval(secs => p_grace_seconds)
       AND EXISTS (SELECT FROM refresh_tokens WHERE token_hash = r.successor_hash AND used_at IS NULL) THEN
         v_outcome := 'repeated';
@@ -90,9 +92,9 @@ BEGIN
         RETURN json_build_object('outcome', 'session_ended');
     END IF;
     RETURN json_build_object('outcome', 'found', 'sessions', (
-        SELECT json_agg(json_build_object('id', s.id, 'device', s.device, 'created_at', moment(s.created_at),
-                                          'last_used_at', moment(s.last_used_at), 'expires_at', moment(s.expires_at),
-                                          'current', s.id = p_session))
+        SELECT coalesce(json_agg(json_build_object('id', s.id, 'device', s.device, 'created_at', moment(s.created_at),
+                                                   'last_used_at', moment(s.last_used_at), 'expires_at', moment(s.expires_at),
+                                                   'current', s.id = p_session)), '[]')
           FROM (SELECT * FROM sessions
                  WHERE person_id = p_person AND ended_at IS NULL AND expires_at > clock_timestamp()
                  ORDER BY id = p_session DESC, last_used_at DESC, id LIMIT p_limit) s));
@@ -109,7 +111,8 @@ BEGIN
     END IF;
     UPDATE sessions SET ended_at = clock_timestamp()
      WHERE id = p_id AND person_id = p_person AND ended_at IS NULL AND expires_at > clock_timestamp();
-    RETURN json_build_object('outcome', CASE WHEN FOUND THEN 'ended' ELSE 'not_found' END);
+    -- Another request may have ended it between the look and now.
+    RETURN json_build_object('outcome', CASE WHEN FOUND THEN 'ended' WHEN p_id = p_session THEN 'session_ended' ELSE 'not_found' END);
 END $$;
 GRANT EXECUTE ON FUNCTION end_session(uuid, uuid, uuid) TO okane_app;
 

@@ -44,8 +44,10 @@ BEGIN
 END $$;
 GRANT EXECUTE ON FUNCTION end_round(bytea, text, text, text, text, text[], text, bytea, text) TO okane_app;
 
--- Starts a session for the code of a round, once and within p_code_seconds. A code that comes with the wrong verifier is spent.
--- -> {"outcome": "signed_in", "person_id"} | {"outcome": "code_invalid"} | {"outcome": "rate_limited", "retry_after": seconds}
+-- Starts a session for the code of a round, once and within p_code_seconds. A code that comes with the wrong verifier is spent; one
+-- that comes again as it was ends the session that it was exchanged for (RFC 6749, 4.1.2).
+-- -> {"outcome": "signed_in", "person_id"} | {"outcome": "code_reused", "person_id", "session_id", "email"}
+--  | {"outcome": "code_invalid"} | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION redeem_round(p_code_hash bytea, p_code_seconds integer, p_challenge text, p_session uuid, p_device text,
     p_refresh_hash bytea, p_idle_seconds integer, p_absolute_seconds integer, p_source text)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
@@ -53,12 +55,21 @@ SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     r provider_rounds;
 BEGIN
-    UPDATE provider_rounds SET used_at = clock_timestamp()
-     WHERE code_hash = p_code_hash AND used_at IS NULL AND ended_at > clock_timestamp() - make_interval(secs => p_code_seconds)
-    RETURNING * INTO r;
-    IF NOT FOUND OR r.challenge <> p_challenge THEN
+    SELECT * INTO r FROM provider_rounds WHERE code_hash = p_code_hash AND challenge = p_challenge FOR UPDATE;
+    IF NOT FOUND THEN
+        UPDATE provider_rounds SET used_at = coalesce(used_at, clock_timestamp()) WHERE code_hash = p_code_hash;
+        RETURN missed('code_invalid', p_source);
+    ELSIF r.session_id IS NOT NULL THEN
+        UPDATE sessions SET ended_at = clock_timestamp() WHERE id = r.session_id AND ended_at IS NULL;
+        IF FOUND THEN
+            RETURN json_build_object('outcome', 'code_reused', 'person_id', r.person_id, 'session_id', r.session_id,
+                                     'email', (SELECT email FROM people WHERE id = r.person_id));
+        END IF;
+        RETURN missed('code_invalid', p_source);
+    ELSIF r.used_at IS NOT NULL OR r.ended_at <= clock_timestamp() - make_interval(secs => p_code_seconds) THEN
         RETURN missed('code_invalid', p_source);
     END IF;
+    UPDATE provider_rounds SET used_at = clock_timestamp(), session_id = p_session WHERE state_hash = r.state_hash;
     PERFORM start_session(r.person_id, p_session, p_device, p_refresh_hash, p_idle_seconds, p_absolute_seconds, p_source);
     RETURN json_build_object('outcome', 'signed_in', 'person_id', r.person_id);
 END $$;

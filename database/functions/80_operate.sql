@@ -22,6 +22,30 @@ BEGIN
         'debit_frozen', w.debit_frozen, 'credit_frozen', w.credit_frozen, 'receiving', w.receiving));
 END $$;
 
+-- The live sessions of one person, or of everybody where p_handle is null; ends them if p_end. Warm reads learn of it from the next
+-- run of the cache warmer, within a minute.
+-- -> {"outcome": "done", "sessions": count} | {"outcome": "not_found"}
+CREATE OR REPLACE FUNCTION sessions_of(p_handle text, p_end boolean) RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    v_person uuid;
+    v_count integer;
+BEGIN
+    IF p_handle IS NOT NULL THEN
+        SELECT id INTO v_person FROM people WHERE handle = p_handle;
+        IF NOT FOUND THEN
+            RETURN json_build_object('outcome', 'not_found');
+        END IF;
+    END IF;
+    SELECT count(*) INTO v_count FROM sessions
+     WHERE (v_person IS NULL OR person_id = v_person) AND ended_at IS NULL AND expires_at > clock_timestamp();
+    IF p_end THEN
+        UPDATE sessions SET ended_at = clock_timestamp()
+         WHERE (v_person IS NULL OR person_id = v_person) AND ended_at IS NULL AND expires_at > clock_timestamp();
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+    END IF;
+    RETURN json_build_object('outcome', 'done', 'sessions', v_count);
+END $$;
+
 -- Sets what may be paid out per currency; a row of nulls is no limit at all. Who has been paid before is known from then on.
 CREATE OR REPLACE FUNCTION set_limits(p limits) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN

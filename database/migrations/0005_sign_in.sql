@@ -24,6 +24,7 @@ CREATE TABLE provider_rounds (
     person_id  uuid CONSTRAINT provider_rounds_person REFERENCES people (id),
     ended_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     used_at    timestamptz,
+    session_id uuid,                     -- that the code was exchanged for
     CONSTRAINT provider_rounds_code_once UNIQUE (code_hash),
     CONSTRAINT provider_rounds_whole CHECK ((code_hash IS NULL) = (person_id IS NULL))
 );

@@ -16,6 +16,7 @@ GET, PATCH /v1/me                {name?, handle?}            200 profile
 GET /.well-known/jwks.json, /.well-known/openid-configuration, /openapi.json, /v1/health
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from okane_common import api, cache, credentials, documents, mail, models, openid, people, sessions, tokens
@@ -54,12 +55,7 @@ def log_in(body: Annotated[models.LogIn, api.Body()]) -> Response[models.Tokens]
 
 @app.route("POST", "/v1/auth/refresh", "Exchange a refresh token", "token_invalid", "session_ended", "rate_limited")
 def refresh(body: Annotated[models.Refresh, api.Body()]) -> Response[models.Tokens]:
-    try:
-        return _signed_in(sessions.carry_on(body.refresh_token, app.visitor))
-    except sessions.Reused as reused:
-        cache.end_sessions([reused.caller])
-        app.tell(mail.send_session_reused, reused.email)
-        raise
+    return _exchanged(sessions.carry_on, body.refresh_token, app.visitor)
 
 
 @app.route("POST", "/v1/auth/logout", "End this session", status=204)
@@ -127,7 +123,7 @@ def come_back_from_google(
 
 @app.route("POST", "/v1/auth/google/token", "Sign in with the code of the way back", "code_invalid", "rate_limited")
 def redeem_code(body: Annotated[models.ProviderCode, api.Body()]) -> Response[models.Tokens]:
-    return _signed_in(openid.redeem(body.code, body.code_verifier, app.visitor))
+    return _exchanged(openid.redeem, body.code, body.code_verifier, app.visitor)
 
 
 @app.route("GET", "/v1/me", "My profile")
@@ -172,6 +168,16 @@ def read_health() -> Response[models.Health]:
 def _signed_in(session: sessions.Session) -> Response[models.Tokens]:
     cache.start_session(session.caller)
     return api.answer(models.Tokens, session.tokens())
+
+
+def _exchanged(exchange: Callable[..., sessions.Session], *given: Any) -> Response[models.Tokens]:
+    """What can be exchanged once; when it comes again, the session that came of it is over."""
+    try:
+        return _signed_in(exchange(*given))
+    except sessions.Reused as reused:
+        cache.end_sessions([reused.caller])
+        app.tell(mail.send_session_reused, reused.email)
+        raise
 
 
 def _ended(ended: list[Caller]) -> Response[None]:

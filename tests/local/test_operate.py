@@ -200,6 +200,22 @@ def test_the_database_can_be_named(operator: Operator, database: Database, peopl
     assert operator.say("limits", "INR", DATABASE_URL=database.url) == "INR: no limits"
 
 
+def test_sessions_are_counted_and_ended(api: Api, operator: Operator, people: tuple[Person, Person]) -> None:
+    asha, ravi = people
+    login = {"email": asha.email, "password": asha.password}
+    second = api.call("POST", "/v1/auth/login", json=login).json()
+    assert operator.say("sessions", f"@{asha.handle}") == f"@{asha.handle}: 2 sessions live"
+    assert operator.say("sessions", asha.handle, "--end") == f"@{asha.handle}: 2 sessions ended"
+    assert api.call("GET", "/v1/wallets", token=asha.token).json()["code"] == "session_ended"
+    again = api.call("POST", "/v1/auth/refresh", json={"refresh_token": second["refresh_token"]})
+    assert again.json()["code"] == "session_ended"
+    assert api.call("GET", "/v1/wallets", token=ravi.token).status_code == 200
+    live = operator.say("sessions")
+    assert live == operator.say("sessions", "--end").replace("ended", "live")
+    assert api.call("GET", "/v1/wallets", token=ravi.token).json()["code"] == "session_ended"
+    assert "nobody has the handle" in operator.run("sessions", "@nobody_here", "--end", code=1).stderr
+
+
 def test_open_withdrawals_are_listed(api: Api, operator: Operator, people: tuple[Person, Person]) -> None:
     asha, _ = people
     opened = [
@@ -248,6 +264,6 @@ def test_an_audit_that_cannot_be_made_is_neither_right_nor_wrong(operator: Opera
     assert "could not be made" in done.stderr
     assert "Traceback" not in done.stderr
     nowhere = Operator(Platform(operator.platform.endpoints, 0, operator.platform.state / "nowhere"))
-    for command, code in (("audit", 2), ("limits", 1), ("withdrawals", 1)):
+    for command, code in (("audit", 2), ("limits", 1), ("withdrawals", 1), ("sessions", 1)):
         said = nowhere.run(command, code=code).stderr
         assert "DATABASE_URL is not set, and no platform is running" in said

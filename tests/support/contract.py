@@ -63,9 +63,10 @@ class Contract:
         documented = self.document["paths"][path][method.lower()]["responses"]
         assert str(reply.status_code) in documented, f"undocumented status: {what}"
         response = documented[str(reply.status_code)]
-        if reply.status_code == 204:
+        if reply.status_code in (204, 302):
             assert not reply.content, what
-            assert not response.get("content"), f"a 204 has no content: {response}"
+            assert not response.get("content"), f"neither has content: {response}"
+            assert ("location" in reply.headers) == (reply.status_code == 302), what
             return
         media_type = PROBLEM if reply.status_code >= 400 else "application/json"
         assert reply.headers.get("content-type") == media_type, what

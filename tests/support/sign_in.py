@@ -58,6 +58,12 @@ def age(api: CheckedApi, statement: str, *values: object) -> None:
         assert connection.execute(statement.encode(), values).rowcount > 0
 
 
+def forget_tries(api: CheckedApi) -> None:
+    """As if nobody had tried anything for an hour."""
+    with psycopg.connect(api.endpoints.database_url) as connection:
+        connection.execute("DELETE FROM okane.budgets")
+
+
 def until_waiting(api: CheckedApi, count: int, answers: "list[Future[httpx.Response]]") -> None:
     """Return once that many requests wait for a lock; fail once all are answered, which none may be before."""
     asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -212,12 +212,14 @@ class Api:
 
     def tell(self, send: Callable[..., None], *details: str) -> None:
         """Send a mail that nobody waits for: one that fails, or for which the request has no time left, is only logged."""
-        try:
-            if time.monotonic() - self._started > MAX_SECONDS - aws.CALL_SECONDS:
-                raise aws.AwsError("no time left")
-            send(*details)
-        except aws.AwsError as error:
-            logger.error("mail not sent", extra={"mail": send.__name__, "said": str(error)})
+        said = "no time left"
+        if time.monotonic() - self._started < MAX_SECONDS - aws.CALL_SECONDS:
+            try:
+                send(*details)
+                return
+            except aws.AwsError as error:
+                said = str(error)
+        logger.error("mail not sent", extra={"mail": send.__name__, "said": said})
 
     @property
     def event(self) -> Event:

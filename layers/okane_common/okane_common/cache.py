@@ -40,7 +40,7 @@ LIVE, ENDED = 1, 2  # versions of a session's sign: an end is never undone
 _SEAL = Seal("cache")
 _MARK_BYTES = 16
 
-# The values of all keys but the last, and how many reads the last has counted; nothing more is counted where nothing can be written.
+# The values of all keys but the last, and how many reads the last has counted: 0 where nothing can be written.
 _LOOK = """
 local count = redis.pcall('INCR', KEYS[#KEYS])
 if count == 1 then

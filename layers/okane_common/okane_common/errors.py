@@ -109,7 +109,7 @@ DETAILS = {
     "wallet_frozen": "One of the two wallets is frozen.",
     "limit_exceeded": "The payment would have exceeded a limit.",
     "insufficient_funds": "The available balance was lower than the amount.",
-    "code_invalid": "Check the code, or sign up again for a new one.",
+    "code_invalid": "Check the code, or ask for a new one.",
     "credentials_invalid": "Check the e-mail and the password.",
     "token_invalid": "The token is malformed, unknown or not meant for this.",
     "event_conflict": "This webhook id was used for a different body.",

@@ -110,11 +110,14 @@ def come_back(cookies: list[str], query: Mapping[str, str | None]) -> Way:
 
 
 def redeem(code: str, verifier: str | None, visitor: Visitor) -> sessions.Session:
-    """Start a session for a front end's code. Raises Refusal: code_invalid, rate_limited."""
+    """Start a session for a front end's code. Raises Refusal: code_invalid, rate_limited; sessions.Reused when it came again."""
     challenge = _base64url(hashlib.sha256(verifier.encode()).digest()) if verifier else ""
 
     def prove(*session: Any) -> dict[str, Any]:
-        return accept(database.call("redeem_round", fingerprint(code.encode()), CODE_SECONDS, challenge, *session))
+        found = accept(database.call("redeem_round", fingerprint(code.encode()), CODE_SECONDS, challenge, *session))
+        if found["outcome"] == "code_reused":
+            raise sessions.Reused("code_invalid", found)
+        return found
 
     try:
         return sessions.start("provider", visitor, prove)
@@ -157,20 +160,11 @@ def _opened(cookies: list[str], state: str) -> Round:
 # The person
 
 
-class Vouched(NamedTuple):
-    """Whom the provider has vouched for; the e-mail is verified there."""
-
-    subject: str
-    email: str
-    name: str
-
-
 def _vouched(round_: Round, query: Mapping[str, str | None]) -> provider.Vouched:
     """Ask the provider who came back. Raises provider.Failed; the state is spent then: it cannot come again either."""
     try:
         _accept_answer(query)
-        code, verifier, nonce = query.get("code") or "", round_.derived("verifier"), round_.derived("nonce")
-        return provider.vouch(REDIRECT_URI, code, verifier, nonce)
+        return provider.vouch(REDIRECT_URI, str(query["code"]), round_.derived("verifier"), round_.derived("nonce"))
     except provider.Failed:
         database.call("spend_round", fingerprint(round_.derived("state").encode()))
         raise
@@ -182,6 +176,8 @@ def _accept_answer(query: Mapping[str, str | None]) -> None:
     if query.get("error"):
         denied = query["error"] == "access_denied"
         raise provider.Failed("access_denied" if denied else "provider_refused", "the provider said no")
+    if not query.get("code"):
+        raise provider.Failed("provider_refused", "no code")
 
 
 def _end(round_: Round, vouched: provider.Vouched, code: str) -> str | None:

@@ -63,11 +63,6 @@ class _Content(io.RawIOBase):
         return self._connection.receive(buffer)
 
 
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    return ssl.create_default_context()
-
-
 class Server:
     """One server and how to connect to it. A connection is made in a thread, since nothing bounds the time that a name takes
     to be looked up; one that comes too late is kept for the next who asks.
@@ -78,7 +73,7 @@ class Server:
         kind: Callable[..., http.client.HTTPConnection] = http.client.HTTPConnection
         if parts.scheme == "https":
             # The trusted certificates take tens of milliseconds to load, so not while a request waits.
-            kind = functools.partial(http.client.HTTPSConnection, context=_certificates())
+            kind = functools.partial(http.client.HTTPSConnection, context=ssl.create_default_context())
         self._new = functools.partial(kind, parts.netloc, timeout=CONNECT_SECONDS)
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._coming: Future[http.client.HTTPConnection] | None = None

@@ -84,10 +84,7 @@ def _exchange(client: Any, code: str, verifier: str, deadline: float) -> str:
         answer = client.fetch_token(address, grant_type="authorization_code", code=code, code_verifier=verifier)
     except (OAuth2Error, ValueError) as error:
         raise Failed("provider_refused", type(error).__name__) from error
-    id_token = answer.get("id_token")
-    if not isinstance(id_token, str):
-        raise Failed("provider_refused", "no ID token")
-    return id_token
+    return str(answer["id_token"])
 
 
 def _claims(id_token: str, nonce: str, deadline: float) -> dict[str, Any]:
@@ -110,6 +107,7 @@ def _claims(id_token: str, nonce: str, deadline: float) -> dict[str, Any]:
         ("iss", claims["iss"] == ISSUER),
         ("aud", claims["aud"] in (CLIENT_ID, [CLIENT_ID])),
         ("nonce", claims.get("nonce") == nonce),
+        ("exp", claims["exp"] > time.time() - LEEWAY_SECONDS),  # again, since NaN is never less
         ("iat", claims["iat"] > time.time() - AGE_SECONDS - LEEWAY_SECONDS),
     ):
         if not right:
@@ -147,6 +145,7 @@ class _Provider:
         self._metadata_at = float("-inf")
         self._keys: dict[str, dict[str, Any]] = {}
         self._keys_at = float("-inf")
+        self._sought_at = float("-inf")  # when an unknown key was looked for
 
     def metadata(self, deadline: float) -> dict[str, Any]:
         """Its discovery document. Raises Failed."""
@@ -159,13 +158,15 @@ class _Provider:
         return self._metadata
 
     def key(self, kid: str, deadline: float) -> Any:
-        """Its public key of this name. One that is unknown, or a set that has been kept for long, is fetched anew, once a
-        minute at most. Raises Failed.
+        """Its public key of this name. A set that has been kept for long is fetched anew, and for the sake of an unknown key, which
+        works at once, once a minute at most. Raises Failed.
         """
         from joserfc.jwk import import_key
 
-        age = time.monotonic() - self._keys_at
-        if age > KEEP_SECONDS or (kid not in self._keys and age > REFRESH_SECONDS):
+        now = time.monotonic()
+        old, unknown = now - self._keys_at > KEEP_SECONDS, kid not in self._keys
+        if old or (unknown and now - self._sought_at > REFRESH_SECONDS):
+            self._sought_at = now if unknown and not old else self._sought_at
             found = _fetch(self.metadata(deadline)["jwks_uri"], deadline).get("keys")
             if not isinstance(found, list):
                 raise Failed("provider_unavailable", "keys")
@@ -201,8 +202,13 @@ class _Answer:
         if self.status_code >= http.client.BAD_REQUEST:
             raise Failed("provider_unavailable", f"HTTP {self.status_code}")
 
-    def json(self) -> Any:
-        return json.loads(self._content)
+    def json(self) -> dict[str, str]:
+        """What we ask for and nothing else: Authlib trusts the types of the rest. Raises Failed."""
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(self._content)
+            if isinstance(found, dict) and "error" not in found and isinstance(found.get("id_token"), str):
+                return {"id_token": found["id_token"]}
+        raise Failed("provider_refused", f"HTTP {self.status_code} without an ID token")
 
 
 def _client(redirect_uri: str, deadline: float | None) -> Any:
@@ -241,7 +247,7 @@ def _exchanged(
             return outside.exchange(connection, deadline, MAX_BYTES, method, target or "/", body, headers)
         finally:
             connection.close()
-    except outside.FAULTS as error:
+    except (*outside.FAULTS, ValueError) as error:  # ValueError: an address or a length that is none
         raise Failed("provider_unavailable", type(error).__name__) from error
 
 
@@ -252,4 +258,10 @@ def _server(origin: str) -> outside.Server:
 
 def _is_safe(url: object) -> bool:
     """Whether secrets may go there: over TLS, or to this machine from a provider on it."""
-    return isinstance(url, str) and (url.startswith("https://") or (is_local(url) and is_local(ISSUER)))
+    if not isinstance(url, str) or not url.isascii() or not url.isprintable():
+        return False
+    try:
+        over_tls = urlsplit(url).scheme == "https" and urlsplit(url).hostname
+        return bool(over_tls) or (is_local(url) and is_local(ISSUER))
+    except ValueError:
+        return False

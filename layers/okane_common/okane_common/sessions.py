@@ -45,14 +45,15 @@ class Session(NamedTuple):
 
 
 class Reused(Refusal):
-    """A spent refresh token came again, so somebody has a copy: this request has ended the session of `caller`, the owner of
-    `email`.
+    """What can be exchanged once came again, so somebody has a copy: this request has ended the session of `caller`, whose owner
+    has the address `email`.
     """
 
-    def __init__(self, caller: Caller, email: str) -> None:
-        super().__init__("session_ended", DETAILS["session_ended"])
-        self.caller = caller
-        self.email = email
+    def __init__(self, code: str, ended: dict[str, Any]) -> None:
+        super().__init__(code, DETAILS[code])
+        self.caller = Caller(uuid.UUID(ended["person_id"]), uuid.UUID(ended["session_id"]))
+        self.email: str = ended["email"]
+        event("exchange_reused", person_id=self.caller.person_id, session_id=self.caller.session_id)
 
 
 def start(method: str, visitor: Visitor, prove: Callable[..., dict[str, Any]], *proof: Any) -> Session:
@@ -94,10 +95,9 @@ def carry_on(token: str, visitor: Visitor) -> Session:
             visitor.source,
         )
     )
-    caller = Caller(uuid.UUID(result["person_id"]), uuid.UUID(result["session_id"]))
     if result["outcome"] == "session_reused":
-        event("refresh_reused", person_id=caller.person_id, session_id=caller.session_id)
-        raise Reused(caller, result["email"])
+        raise Reused("session_ended", result)
+    caller = Caller(uuid.UUID(result["person_id"]), uuid.UUID(result["session_id"]))
     successor = _masked(bytes.fromhex(result["sealed"]), old)
     return Session(caller, _token(successor), result["expires_in"])
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "limits": "local.limits",
     "withdrawals": "local.withdrawals",
     "sessions": "local.sessions",
+    "keys": "local.keys_command",
     "check": "local.check",
     "build": "local.build",
 }

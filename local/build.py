@@ -2,6 +2,7 @@
 
     ./okane build                 for this machine's processor, into .aws-sam/build
     ./okane build --arch both     and for the other one, into .aws-sam/build-arm64 or .aws-sam/build-x86_64
+    ./okane build --jwt-authorizer    with API Gateway's authorizer (see authorizer.py), into .aws-sam/build-<arch>-authorizer
 
 `./okane up --built` runs what is in .aws-sam/build, and `sam deploy` sends it; for the other one it is
 `sam deploy --template-file .aws-sam/build-arm64/template.yaml`. A built template has the processor that it was
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from local.authorizer import AuthorizerError, guard
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / ".aws-sam"
@@ -43,8 +46,10 @@ def machine() -> str:
     return "arm64" if platform.machine().lower() in ("arm64", "aarch64") else "x86_64"
 
 
-def built(architecture: str) -> Path:
+def built(architecture: str, *, guarded: bool = False) -> Path:
     """The folder that `build` fills for this architecture; its template.yaml names folders inside it."""
+    if guarded:
+        return OUTPUT / f"build-{architecture}-authorizer"
     return OUTPUT / ("build" if architecture == machine() else f"build-{architecture}")
 
 
@@ -100,8 +105,8 @@ def _environment(architecture: str | None) -> dict[str, str]:
     }
 
 
-def build(architecture: str) -> Path:
-    """Build everything for one architecture and return its folder. Raises BuildError.
+def build(architecture: str, *, guarded: bool = False) -> Path:
+    """Build everything for one architecture and return its folder; guarded: with the JWT authorizer. Raises BuildError.
 
     It is made aside and put in place when it is whole: two builds at once, or one that fails, do no harm.
     """
@@ -112,7 +117,11 @@ def build(architecture: str) -> Path:
         if DEFAULT_ARCHITECTURE not in template:
             raise BuildError("template.yaml: the parameter Architecture does not begin as local/build.py expects")
         chosen = DEFAULT_ARCHITECTURE.replace("arm64", architecture)
-        (work / "template.yaml").write_text(template.replace(DEFAULT_ARCHITECTURE, chosen, 1), encoding="utf-8")
+        template = template.replace(DEFAULT_ARCHITECTURE, chosen, 1)
+        try:
+            (work / "template.yaml").write_text(guard(template) if guarded else template, encoding="utf-8")
+        except AuthorizerError as error:
+            raise BuildError(str(error)) from error
         sam(
             "build",
             *("--template-file", str(work / "template.yaml")),
@@ -123,8 +132,9 @@ def build(architecture: str) -> Path:
             architecture=architecture,
         )
         _require_machine(work / "build", architecture)
-        _put_in_place(work / "build", built(architecture), work / "old")
-    return built(architecture)
+        place = built(architecture, guarded=guarded)
+        _put_in_place(work / "build", place, work / "old")
+    return place
 
 
 def _require_machine(folder: Path, architecture: str) -> None:
@@ -157,10 +167,11 @@ def main(arguments: list[str]) -> int:
     """The command `build`. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="./okane build", description="Build for AWS Lambda, without Docker.")
     parser.add_argument("--arch", choices=[*ARCHITECTURES, "both"], default=machine())
-    chosen = parser.parse_args(arguments).arch
-    for architecture in ARCHITECTURES if chosen == "both" else (chosen,):
+    parser.add_argument("--jwt-authorizer", action="store_true", help="API Gateway checks access tokens, too")
+    given = parser.parse_args(arguments)
+    for architecture in ARCHITECTURES if given.arch == "both" else (given.arch,):
         try:
-            folder = build(architecture)
+            folder = build(architecture, guarded=given.jwt_authorizer)
         except BuildError as error:
             print(f"okane build: {error}", file=sys.stderr)
             return 1

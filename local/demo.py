@@ -2,7 +2,8 @@
 
 Two people sign up, money comes in through a bank that says so three times, part of it goes from one to the other, the same
 request again changes nothing; an amount is held, captured in part and given back; money goes out to a bank; then what must be
-refused is refused. Every step prints the request, the status and the part
+refused is refused; a forgotten password is set anew, which ends every session, and somebody comes by the OpenID provider that
+stands in Google's place. Every step prints the request, the status and the part
 of the answer that matters. Anything else than what should happen ends it with exit code 1.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from local.provider import is_local
 from local.state import StateError, read_endpoints
 
 SECONDS = 15
@@ -69,10 +71,8 @@ class Story:
         email, password = f"{name.lower()}.{secrets.token_hex(4)}@example.com", secrets.token_urlsafe(12)
         who = {"email": email, "password": password, "name": name}
         self.api(f"{name} signs up", "POST", "/v1/auth/register", 202, body=who, show=("message",))
-        mails = self.step("A code is in the mailbox", "GET", f"{self.endpoints.mailbox}/messages?to={email}", 200)
-        codes = re.findall(r"\b\d{6}\b", mails["data"][0]["text"])
-        expect(len(codes) == 1, "one six-digit code in the newest mail", codes)
-        self.api(f"{name} proves the address", "POST", "/v1/auth/verify", 200, body={"email": email, "code": codes[0]})
+        proof = {"email": email, "code": self.newest_code(email)}
+        self.api(f"{name} proves the address", "POST", "/v1/auth/verify", 200, body=proof)
         log_in = {"email": email, "password": password}
         tokens = self.api(
             f"{name} signs in", "POST", "/v1/auth/login", 200, body=log_in, show=("token_type", "expires_in")
@@ -82,6 +82,21 @@ class Story:
             f"{name}'s profile", "GET", "/v1/me", 200, authorization=bearer, show=("handle", "email_verified")
         )
         return {**profile, "bearer": bearer}
+
+    def newest_code(self, email: str) -> str:
+        """The code of the newest mail to an address."""
+        mails = self.step("A code is in the mailbox", "GET", f"{self.endpoints.mailbox}/messages?to={email}", 200)
+        codes = re.findall(r"\b\d{6}\b", mails["data"][0]["text"])
+        expect(len(codes) == 1, "one six-digit code in the newest mail", codes)
+        return str(codes[0])
+
+    def follow(self, title: str, method: str, url: str, *, form: Mapping[str, str] | None = None) -> str:
+        """Go where a browser is sent; the address that it is sent to next. Raises DeviationError unless it is sent on."""
+        answer = self.http.request(method, url, data=form)
+        print(f"\n{title}\n  {method} {url.partition('?')[0]}\n  -> {answer.status_code}")
+        if answer.status_code != 302:
+            raise DeviationError(f"{title}: {answer.status_code} instead of 302: {answer.text[:500]}")
+        return answer.headers["location"]
 
 
 def expect(right: bool, what: str, found: object) -> None:
@@ -99,6 +114,8 @@ def tell(story: Story) -> None:
     hold_and_give_back(story, asha, ravi)
     pay_out(story, asha)
     refuse(story, asha, ravi, deposit)
+    forget_and_reset(story, asha)
+    come_by_google(story)
 
 
 def bring_money_in(story: Story, asha: Mapping[str, Any]) -> str:
@@ -251,6 +268,39 @@ def refuse(story: Story, asha: Mapping[str, Any], ravi: Mapping[str, Any], depos
     expect(wallet["total"] == DEPOSIT - PAYMENT - PAYOUT, "nothing has changed", wallet["total"])
 
 
+def forget_and_reset(story: Story, asha: Mapping[str, Any]) -> None:
+    """A new password by mail; whatever was signed in before is not any more."""
+    seen = story.api("Asha looks where she is signed in", "GET", "/v1/auth/sessions", 200, authorization=asha["bearer"])
+    expect(len(seen["data"]) == 2, "two sessions, of her sign-up and of her sign-in", len(seen["data"]))
+    email = {"email": asha["email"]}
+    story.api("She has forgotten her password", "POST", "/v1/auth/password/forgot", 202, body=email, show=("message",))
+    code = story.newest_code(asha["email"])
+    reset = {**email, "code": code, "new_password": secrets.token_urlsafe(12)}
+    story.api("She sets a new one with the code of the mail", "POST", "/v1/auth/password/reset", 204, body=reset)
+    ended = story.api(
+        "Her old session is over", "GET", "/v1/wallets/INR", 401, authorization=asha["bearer"], show=("code",)
+    )
+    expect(ended["code"] == "session_ended", "session_ended", ended["code"])
+
+
+def come_by_google(story: Story) -> None:
+    """The whole round, as a browser makes it."""
+    if not is_local(story.endpoints.provider):
+        print(f"\nSigning in by {story.endpoints.provider} takes a browser: open {story.endpoints.api}/v1/auth/google")
+        return
+    name = f"mina-{secrets.token_hex(4)}"
+    claims = {"email": f"{name}@example.com", "email_verified": True, "name": "Mina Rao"}
+    story.step("The provider knows somebody", "PUT", f"{story.endpoints.provider}/users/{name}", 204, body=claims)
+    provider = story.follow("Mina goes to the provider", "GET", f"{story.endpoints.api}/v1/auth/google")
+    back = story.follow("She signs in there", "POST", provider, form={"sub": name})
+    front_end = story.follow("She comes back, and is sent to the front end", "GET", back)
+    code = httpx.URL(front_end).params.get("code", "")
+    tokens = story.api("Its code gives tokens", "POST", "/v1/auth/google/token", 200, body={"code": code})
+    mina = {"authorization": f"Bearer {tokens['access_token']}"}
+    profile = story.api("Mina's profile", "GET", "/v1/me", 200, show=("name", "handle", "email_verified"), **mina)
+    expect(profile["email"] == claims["email"], "the verified address of the provider", profile["email"])
+
+
 def balance(story: Story, person: Mapping[str, Any]) -> Any:
     """The person's INR wallet."""
     return story.api(
@@ -265,7 +315,7 @@ def balance(story: Story, person: Mapping[str, Any]) -> Any:
 
 def _shown(body: object) -> object:
     if isinstance(body, dict):
-        return {name: "***" if name == "password" else value for name, value in body.items()}
+        return {name: "***" if name.endswith("password") else value for name, value in body.items()}
     return body
 
 

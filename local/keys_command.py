@@ -133,7 +133,7 @@ class Aws:
         try:
             answer: dict[str, Any] = getattr(boto3.client(service), operation)(**arguments)
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            raise KeysError(f"{service} {operation}: {error}") from error
+            raise KeysError(f"{service} {operation}: {' '.join(str(error).split())}") from error
         return answer
 
 
@@ -172,8 +172,9 @@ def _run(given: argparse.Namespace, store: Store) -> int:
     now, found = int(time.time()), store.read()
     if given.action == "list":
         return _list(found, store, now, given.overlap)
+    published = store.published()
     if not given.at_once:
-        _require_pair(found, store.published())
+        _require_pair(found, published)
     new = rotate(found, now, 0 if given.at_once else given.overlap)
     store.replace(new)
     key = new[-1]

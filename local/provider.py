@@ -23,6 +23,11 @@ PEOPLE = (
 )
 
 
+def is_local(url: str) -> bool:
+    """Whether this is a provider on this machine, such as the one below."""
+    return url.startswith("http://127.0.0.1:")
+
+
 class ProviderError(Exception):
     """The provider cannot start; the message says why."""
 

@@ -94,6 +94,7 @@ END $$;
 -- many payments.
 -- -> {"outcome": "made", "transaction", "limit", "changed"}
 --  | {"outcome": "idempotency_key_reused"}: the key was taken already, by a twin over other wallets
+--  | for a batch, {"code", "limit", "transaction"}, null for a key that was taken
 CREATE OR REPLACE FUNCTION pay(p_id uuid, payer wallets, payee wallets, p_amount bigint, p_asked text, p_note text, p_name text,
                                p_arrives boolean, p_limited boolean, p_hold_seconds integer, p_batched boolean)
 RETURNS json LANGUAGE plpgsql AS $$
@@ -103,6 +104,7 @@ DECLARE
     v_out bigint := 0;   -- of the payer's available money
     v_held bigint := 0;  -- of that, locked
     v_in bigint := 0;    -- what the payee gets at once
+    v_view json;
 BEGIN
     IF NOT p_batched THEN
         v_at := greatest(now_ms(), payer.updated_at, CASE WHEN NOT p_arrives THEN payee.updated_at END);
@@ -143,7 +145,7 @@ BEGIN
     t.to_seq := CASE WHEN t.failure_code IS NULL AND NOT p_arrives THEN payee.version + 1 END;
     INSERT INTO transfers VALUES (t.*) ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
-        RETURN json_build_object('outcome', 'idempotency_key_reused');
+        RETURN CASE WHEN NOT p_batched THEN json_build_object('outcome', 'idempotency_key_reused') END;
     END IF;
     -- Both wallets in one statement, and both entries in one: what two write_entry() do.
     UPDATE wallets SET version = version + 1, updated_at = v_at,
@@ -169,10 +171,11 @@ BEGIN
     IF p_limited AND t.status = 'Success' THEN
         PERFORM know_payee(payer, payee.id);
     END IF;
-    RETURN json_build_object('outcome', 'made',
-        'transaction', transaction_view(t, 'out', counterparty_view(NULL, p_asked, p_name, t.status), payer.available,
-                                        payer.version, 0),
-        'limit', t.failure_limit,
+    v_view := transaction_view(t, 'out', counterparty_view(NULL, p_asked, p_name, t.status), payer.available, payer.version, 0);
+    IF p_batched THEN
+        RETURN json_build_object('code', t.failure_code, 'limit', t.failure_limit, 'transaction', v_view);
+    END IF;
+    RETURN json_build_object('outcome', 'made', 'transaction', v_view, 'limit', t.failure_limit,
         'changed', CASE WHEN t.failure_code IS NULL THEN json_build_array(change_view(payer), change_view(payee))
                         ELSE json_build_array(change_view(payer)) END);
 END $$;

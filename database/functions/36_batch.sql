@@ -14,10 +14,9 @@ DECLARE
     payer wallets;
     payee wallets;
     item record;
-    v_paid json;
+    v_item json;
     v_at timestamptz;
     v_code text;
-    v_limit json;
     v_limited boolean;  -- the currency has limits
     v_people uuid[];
     v_names text[];
@@ -83,22 +82,20 @@ BEGIN
                       FROM ROWS FROM (json_to_recordset(p_items) AS (id uuid, "to" text, amount bigint, note text),
                                       unnest(v_people), unnest(v_names), unnest(v_wallets))
                            AS i (id, "to", amount, note, person, name, wallet) LOOP
-            v_limit := NULL;
-            v_paid := NULL;
             v_code := CASE WHEN item.person IS NULL THEN 'recipient_not_found'
                            WHEN item.person = p_person THEN 'self_transfer'
                            WHEN item.wallet IS NULL THEN 'currency_mismatch' END;
             IF v_code IS NOT NULL THEN
                 item.id := NULL;
+                v_item := json_build_object('code', v_code, 'limit', NULL, 'transaction', NULL);
             ELSE
                 SELECT * INTO payee FROM wallets WHERE id = item.wallet;  -- as the items before have left it
-                v_paid := pay(item.id, payer, payee, item.amount, item."to", item.note, item.name,
+                v_item := pay(item.id, payer, payee, item.amount, item."to", item.note, item.name,
                               item.wallet <> ALL (coalesce(v_locked, '{}')), v_limited, NULL, true);
-                IF v_paid->'transaction' IS NULL THEN
+                IF v_item IS NULL THEN
                     RAISE EXCEPTION USING ERRCODE = 'OK002';
                 END IF;
-                v_paid := v_paid->'transaction';
-                SELECT failure_code, failure_limit INTO v_code, v_limit FROM transfers WHERE id = item.id;
+                v_code := v_item->>'code';
                 payer.version := payer.version + 1;
                 IF v_code IS NULL THEN
                     payer.available := payer.available - item.amount;
@@ -106,8 +103,9 @@ BEGIN
                     payer.day_count := payer.day_count + 1;
                 END IF;
             END IF;
-            v_outcomes := v_outcomes || json_build_object('id', item.id, 'code', v_code, 'limit', v_limit);
-            v_items := v_items || json_build_object('code', v_code, 'limit', v_limit, 'transaction', v_paid);
+            v_outcomes := v_outcomes || json_build_object('id', item.id, 'code', v_code,
+                                                          'limit', CASE WHEN v_code IS NOT NULL THEN v_item->'limit' END);
+            v_items := v_items || v_item;
             IF p_all AND v_code IS NOT NULL THEN
                 RAISE EXCEPTION USING ERRCODE = 'OK001';
             END IF;

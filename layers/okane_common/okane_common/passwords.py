@@ -17,6 +17,10 @@ MEMORY_KIB = 19 * 1024
 PASSES = 2
 LANES = 1
 PRODUCT = "okane"
+WORD_LETTERS = 3  # a shorter name says nothing about a password
+AROUND = 8
+
+_NO_LETTERS = re.compile(r"[\W\d_]+")
 
 # The hash of a random password that nobody kept: an unknown address is checked against it and takes as long as a known one.
 NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$sQEdfB1jWL7h/xXf4aZLOw$YmMUphUyqOS01NhgM+4V+0L4tKKlxxHJW8LNcx6vQEQ"
@@ -60,16 +64,26 @@ def hash_new(password: str, pointer: str, *words: str) -> str:
 
 
 def too_common(password: str, *words: str) -> bool:
-    """Whether the password, whatever its case, is one of the 30,000 most used that zxcvbn knows from leaks, or nothing but
-    one of the words, the name in an e-mail address or our own name, with digits and signs around it.
+    """Whether the password, whatever its case, is one of the 30,000 most used that zxcvbn knows from leaks, or is made of one
+    of the words alone: an e-mail address, the name in it, a name or a part of it, our own name, with at most AROUND digits and
+    signs. A longer one that has such a word in it is nobody's business.
     """
-    plain = unicodedata.normalize("NFKC", password).lower()
-    own = {part.lower() for word in (PRODUCT, *words) for part in (word, word.partition("@")[0])}
-    return plain in _common() or plain in own or _letters(plain) in {_letters(part) for part in own} - {""}
+    plain = _plain(password)
+    own = {PRODUCT}
+    for word in map(_plain, words):
+        local = word.partition("@")[0]
+        own |= {word, local, _letters(word), _letters(local), *_NO_LETTERS.split(local)}
+    letters = _letters(plain)
+    made_of_one = len(letters) >= WORD_LETTERS and len(plain) - len(letters) <= AROUND and letters in own
+    return plain in _common() or plain in own or made_of_one
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower()
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\W\d_]+", "", text)
+    return _NO_LETTERS.sub("", text)
 
 
 @functools.cache

@@ -77,12 +77,10 @@ def is_local(url: str) -> bool:
 
 def _exchange(client: Any, code: str, verifier: str, deadline: float) -> str:
     """The ID token for a code. Raises Failed."""
-    from authlib.oauth2 import OAuth2Error
-
     address = _provider.metadata(deadline)["token_endpoint"]
     try:
         answer = client.fetch_token(address, grant_type="authorization_code", code=code, code_verifier=verifier)
-    except (OAuth2Error, ValueError) as error:
+    except ValueError as error:  # a code that no form can carry
         raise Failed("provider_refused", type(error).__name__) from error
     return str(answer["id_token"])
 
@@ -158,8 +156,8 @@ class _Provider:
         return self._metadata
 
     def key(self, kid: str, deadline: float) -> Any:
-        """Its public key of this name. A set that has been kept for long is fetched anew, and for the sake of an unknown key, which
-        works at once, once a minute at most. Raises Failed.
+        """Its public key of this name. The set is fetched anew when it has been kept for long, and at once for an unknown name,
+        but once a minute at most. Raises Failed.
         """
         from joserfc.jwk import import_key
 
@@ -205,8 +203,8 @@ class _Answer:
     def json(self) -> dict[str, str]:
         """What we ask for and nothing else: Authlib trusts the types of the rest. Raises Failed."""
         with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(self._content)
-            if isinstance(found, dict) and "error" not in found and isinstance(found.get("id_token"), str):
+            found = json.loads(self._content) if self.status_code == http.client.OK else None
+            if isinstance(found, dict) and isinstance(found.get("id_token"), str):
                 return {"id_token": found["id_token"]}
         raise Failed("provider_refused", f"HTTP {self.status_code} without an ID token")
 

@@ -33,11 +33,13 @@ class _Keys[Value]:
     def __init__(self, load: Callable[[], Value]) -> None:
         self._load = load
         self._value = load()
-        self._read_at = time.monotonic()
+        self._read_at = time.monotonic(), time.time()
 
     def current(self) -> Value:
-        if time.monotonic() - self._read_at > REREAD_SECONDS:
-            self._read_at = time.monotonic()
+        # By both clocks: one that was set back, or that slept with a snapshot (SnapStart), must not make the keys look young.
+        ages = time.monotonic() - self._read_at[0], abs(time.time() - self._read_at[1])
+        if max(ages) > REREAD_SECONDS:
+            self._read_at = time.monotonic(), time.time()
             try:
                 self._value = self._load()
             except settings.SettingError as error:  # the old ones are good for hours; the next reading is the retry
@@ -50,7 +52,7 @@ def _load_public() -> tuple[dict[str, Any], dict[str, jwt.PyJWK]]:
     document = settings.json_object("TOKEN_PUBLIC_KEYS")
     try:
         keys = jwt.PyJWKSet.from_dict(document).keys
-    except (jwt.PyJWTError, AttributeError, TypeError) as error:
+    except (jwt.PyJWTError, AttributeError, TypeError, ValueError) as error:
         raise settings.SettingError(f"TOKEN_PUBLIC_KEYS is no JWKS: {type(error).__name__}") from None
     return document, {key.key_id: key for key in keys if key.key_id is not None}
 
@@ -59,10 +61,12 @@ def _load_signing() -> list[tuple[int, jwt.PyJWK]]:
     """The private keys with the Unix time from which each signs (its member `nbf`), the newest first."""
     try:
         found = settings.json_object("TOKEN_SIGNING_KEYS")["keys"]
-        keys = [(int(key.get("nbf", 0)), jwt.PyJWK.from_dict(key, algorithm=ALGORITHM)) for key in found]  # type: ignore[attr-defined]
+        keys = [(int(key.get("nbf", 0)), jwt.PyJWK.from_dict(key, algorithm=ALGORITHM)) for key in found if key["d"]]  # type: ignore[attr-defined]
     except (jwt.PyJWTError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise settings.SettingError(f"TOKEN_SIGNING_KEYS is no private JWKS: {type(error).__name__}") from None
-    return sorted(keys, key=lambda key: -key[0])
+    if not keys:
+        raise settings.SettingError("TOKEN_SIGNING_KEYS has no key")
+    return sorted(keys, key=lambda key: key[0])[::-1]  # of equal ones the last is the newest, as local/keys.py has it
 
 
 _public = _Keys(_load_public)
@@ -77,12 +81,13 @@ def can_sign() -> None:
 
 
 def _signing_key() -> jwt.PyJWK:
-    """The newest key whose time has come: a key is published for hours before it signs."""
-    now = time.time()
-    for not_before, key in _signing.current() if _signing else []:
-        if not_before <= now:
-            return key
-    raise settings.SettingError("TOKEN_SIGNING_KEYS has no key whose time has come")
+    """The newest key whose time has come: a key is published for hours before it signs. The oldest while no time has: then it
+    is the clock that is wrong.
+    """
+    if _signing is None:
+        raise settings.SettingError("TOKEN_SIGNING_KEYS was not asked for")
+    now, keys = time.time(), _signing.current()
+    return next((key for not_before, key in keys if not_before <= now), keys[-1][1])
 
 
 def public_jwks() -> dict[str, Any]:

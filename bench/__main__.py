@@ -1,9 +1,10 @@
 """`./okane bench`: starts a platform of its own with throw-away data, measures, prints a table, and writes it as JSON.
 
-    ./okane bench [--rounds N] [--seconds S] [--json FILE] [--quick | --full] [requests] [imports] [ledger]
+    ./okane bench [--rounds N] [--seconds S] [--json FILE] [--quick | --full] [requests] [doors] [imports] [ledger]
 
 Exit 0 also where an aim is missed: a busy machine is no reason to stop anybody. Exit 1 where a design of the ledger has
-lost or made money, whose figures are left out. docs/benchmarks.md says how to read it.
+lost or made money, whose figures are left out, or where a door tells known addresses from unknown ones. docs/benchmarks.md
+says how to read it.
 """
 
 import argparse
@@ -15,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import imports, ledger, requests
+from bench import doors, imports, ledger, requests
 from bench.ledger_rounds import Pace
 from bench.stand import running
 
 LEAST_ROUNDS = 5
-PARTS = ["requests", "imports", "ledger"]
+PARTS = ["requests", "doors", "imports", "ledger"]
 
 
 def main(arguments: list[str]) -> int:
@@ -35,13 +36,17 @@ def main(arguments: list[str]) -> int:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
     }
     with tempfile.TemporaryDirectory(prefix="okane-bench-") as folder:
-        if "requests" in wanted:
+        if {"requests", "doors"} & set(wanted):
             stand_folder = Path(folder) / "stand"
             stand_folder.mkdir()
             say("starting a platform")
             with running(stand_folder) as stand:
-                result["requests"] = requests.measure(stand, rounds, options.seconds, say)
-            _show_requests(result["requests"])
+                if "requests" in wanted:
+                    result["requests"] = requests.measure(stand, rounds, options.seconds, say)
+                    _show_requests(result["requests"])
+                if "doors" in wanted:
+                    result["doors"] = doors.measure(stand, rounds, say)
+                    _show_doors(result["doors"])
         if "imports" in wanted:
             result["imports"] = imports.measure(Path(folder) / "imports", rounds, say)
             _show_imports(result["imports"])
@@ -86,6 +91,16 @@ def _show_requests(rows: list[dict[str, Any]]) -> None:
         print(
             f"  {row['clients']:<9}{row['request']:<12}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
             f"{row['ratio']:>8.2f}   {_aim(row)}".rstrip()
+        )
+
+
+def _show_doors(rows: list[dict[str, Any]]) -> None:
+    print("\na try that proves nothing, for addresses that are known and that are not: the same answers; medians\n")
+    print(f"  {'door':<10}{'tries':>7}{'known ms':>10}{'unknown ms':>12}{'ratio':>8}   halves: known, unknown")
+    for row in rows:
+        print(
+            f"  {row['door']:<10}{row['tries']:>7}{row['known_ms']:>10.2f}{row['unknown_ms']:>12.2f}{row['ratio']:>8.3f}"
+            f"   {row['noise']['known']:>13.3f}{row['noise']['unknown']:>9.3f}"
         )
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from database.migrate import migrate, set_app_password
@@ -44,6 +44,7 @@ class Stand:
     api: str
     mailbox: str
     bank_secret: str
+    database_url: str = field(repr=False)  # the owner's
 
 
 def with_trivial(template: Template) -> Template:
@@ -120,7 +121,7 @@ def _main(folder: Path) -> None:
         set_app_password(postgres.url(), kept.app_password)
         valkey = Valkey.start(folder / "valkey", password=secrets.token_urlsafe(24))
         services.callback(valkey.stop)
-        asyncio.run(_serve(folder, kept, app_url(postgres.url(), kept.app_password), valkey.url))
+        asyncio.run(_serve(folder, kept, postgres.url(), valkey.url))
 
 
 async def _serve(folder: Path, kept: Secrets, database_url: str, redis_url: str) -> None:
@@ -136,7 +137,8 @@ async def _serve(folder: Path, kept: Secrets, database_url: str, redis_url: str)
         log = parts.enter_context((folder / "functions.log").open("w", encoding="utf-8"))
 
         def overrides(api: str) -> dict[str, dict[str, str]]:
-            return {"Parameters": variables(kept, api, database_url, front.url)}
+            app = app_url(database_url, kept.app_password)
+            return {"Parameters": variables(kept, api, app, front.url)}
 
         gateway = await Gateway.start(
             with_trivial(load(ROOT / "template.yaml")),
@@ -154,7 +156,7 @@ async def _serve(folder: Path, kept: Secrets, database_url: str, redis_url: str)
         failed = await gateway.warm()
         if failed:
             raise RuntimeError(f"functions do not start: {failed}")
-        stand = Stand(gateway.url, url(mail), kept.bank_secrets[BANK][0])
+        stand = Stand(gateway.url, url(mail), kept.bank_secrets[BANK][0], database_url)
         new = folder / "stand.json.new"
         new.write_text(json.dumps(asdict(stand)))
         new.rename(folder / "stand.json")

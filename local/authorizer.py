@@ -12,8 +12,8 @@ from pathlib import Path
 DOCUMENT = Path(__file__).resolve().parent.parent / "layers" / "okane_common" / "okane_common" / "openapi.json"
 API = """      FailOnWarnings: true
 """  # as it stands in template.yaml, and nowhere else
+# No DefaultAuthorizer with NONE on the public routes: SAM would name NONE as a security scheme that is not there.
 AUTH = """      Auth:
-        DefaultAuthorizer: Tokens
         Authorizers:
           Tokens:
             IdentitySource: $request.header.Authorization
@@ -37,7 +37,7 @@ def guard(template: str) -> str:
 
     def auth(event: re.Match[str]) -> str:
         before, method, path, after = event.groups()
-        return event[0] if f"{method} {path}" in private else f"{before}, Auth: {{ Authorizer: NONE }} {after}"
+        return f"{before}, Auth: {{ Authorizer: Tokens }} {after}" if f"{method} {path}" in private else event[0]
 
     return ROUTE.sub(auth, template).replace(API, API + AUTH)
 
@@ -49,5 +49,5 @@ def private_routes() -> set[str]:
         f"{method.upper()} {path}"
         for path, operations in paths.items()
         for method, one in operations.items()
-        if one["security"]
+        if one.get("security")
     }

@@ -139,7 +139,9 @@ def read_keys(folder: Path) -> list[Jwk]:
     except FileNotFoundError:
         raise StateError(f"{folder} has no keys yet: ./okane up makes them") from None
     except KeysError as error:
-        raise StateError(f"{path} is damaged ({error}); without the folder {path.parent}, ./okane up makes a new one") from None
+        raise StateError(
+            f"{path} is damaged ({error}); without {path.parent}, ./okane up begins with the first key again"
+        ) from None
 
 
 def write_keys(folder: Path, keys: list[Jwk]) -> None:

@@ -1,6 +1,8 @@
 """Settings, the references in them, and the two other AWS services: real boto3 against a stand-in for the services."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -8,10 +10,17 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+import boto3
 import pytest
+from moto import mock_aws
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.ses.models import ses_backends
 
+from local import imports
+from local.template import load
 from okane_common import aws, settings
 from okane_common.settings import Secret, SettingError
+from tests.support.fresh import imported
 from tests.support.platform import ROOT
 
 VALUE = "postgresql://okane_app:tells-nobody@db.example.com/okane"
@@ -228,3 +237,110 @@ def test_a_mail_that_is_refused_tells_no_address(services: Services) -> None:
         aws.send_email("okane@example.com", "asha@example.com", "Your code", "It is 123456.\n")
     assert "asha" not in str(error.value)
     assert "123456" not in str(error.value)
+
+
+# The mails, through boto3.
+
+MAILS: dict[str, tuple[str, ...]] = {
+    "send_code": ("123456", "10"),
+    "send_reset_code": ("123456", "10"),
+    "send_already_registered": (),
+    "send_no_account": (),
+    "send_password_changed": (),
+    "send_session_reused": (),
+    "send_identity_linked": (),
+}
+TO = "asha@example.com"
+
+
+def test_the_mails_are_these() -> None:
+    text = (ROOT / "layers" / "okane_common" / "okane_common" / "mail.py").read_text(encoding="utf-8")
+    assert set(re.findall(r"^def (\w+)", text, re.M)) == set(MAILS)
+
+
+def test_mails_come_from_the_verified_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SES as moto has it, which refuses a sender that is not verified."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    monkeypatch.setenv("AWS_REGION", "ap-south-1")
+    with mock_aws(), imported("mail", {"MAIL_FROM": "okane@example.com"}, monkeypatch) as mail:
+        with pytest.raises(mail.aws.AwsError, match=r"^sesv2 send_email failed: MessageRejected$"):
+            mail.send_code(TO, "123456", 10)
+        boto3.client("ses").verify_email_identity(EmailAddress="okane@example.com")
+        for name, details in MAILS.items():
+            getattr(mail, name)(TO, *details)
+        sent = ses_backends[DEFAULT_ACCOUNT_ID]["ap-south-1"].sent_messages
+        assert [(each.source, each.destinations) for each in sent] == [
+            ("okane@example.com", {"ToAddresses": [TO]}) for _ in MAILS
+        ]
+        assert len({each.subject for each in sent}) == len(MAILS)
+        for each, details in zip(sent, MAILS.values(), strict=True):
+            assert re.findall(r"\d{4,}", each.subject + each.body) == list(details[:1]), (
+                "nothing else looks like a code"
+            )
+            assert ("valid for 10 minutes" in each.body) == bool(details)
+            assert "http" not in each.body, "no mail has a link: a link in one is not ours"
+            assert "OKANE" in each.subject
+
+
+@pytest.fixture
+def routes(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The layer's api, with one route that must mail and one that only tells."""
+    variables = load(ROOT / "template.yaml").functions["AuthFunction"].environment(imports.start_values())
+    with imported("api", variables, monkeypatch) as api:
+        mail = importlib.import_module("okane_common.mail")
+        app = api.Api(lambda _: None, public=frozenset({"POST /v1/code", "POST /v1/notice"}))
+
+        def code() -> Any:
+            mail.send_code(TO, "123456", 10)
+            return api.Response(204)
+
+        def notice() -> Any:
+            app.tell(mail.send_password_changed, TO)
+            return api.Response(204)
+
+        app.route("POST", "/v1/code", "Needs its mail", status=204)(code)
+        app.route("POST", "/v1/notice", "Does not", status=204)(notice)
+        yield app
+
+
+def ask(app: Any, path: str) -> dict[str, Any]:
+    """The answer to an HTTP API event without a body."""
+    http = {"method": "POST", "path": path, "sourceIp": "127.0.0.1", "protocol": "HTTP/1.1", "userAgent": ""}
+    context = {"http": http, "requestId": "r-1", "stage": "$default", "routeKey": f"POST {path}"}
+    event = {"version": "2.0", "routeKey": f"POST {path}", "rawPath": path, "rawQueryString": "", "headers": {}}
+    answer: dict[str, Any] = app.handle({**event, "requestContext": context, "isBase64Encoded": False}, None)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (429, {"__type": "TooManyRequestsException", "message": f"too many to {TO}"}),
+        (400, {"__type": "MessageRejected", "message": f"not verified: {TO}"}),
+        (500, {"message": TO}),
+    ],
+)
+def test_ses_that_does_not_take_a_mail(
+    services: Services, routes: Any, said: tuple[int, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A code that is not mailed is a 503, once and at once; a notice that is not mailed is a line in the log."""
+    services.answers = [said]
+    answer = ask(routes, "/v1/code")
+    assert (answer["statusCode"], answer["headers"]["Retry-After"]) == (503, "1")
+    problem = json.loads(answer["body"])
+    assert (problem["code"], problem["retryable"]) == ("unavailable", True)
+    assert len(services.requests) == 1
+    assert ask(routes, "/v1/notice")["statusCode"] == 204
+    assert len(services.requests) == 2
+    lines = [vars(record) for record in caplog.records if record.name == "auth"]
+    assert [line["msg"] for line in lines] == ["unavailable", "request", "mail not sent", "request"]
+    assert lines[2]["mail"] == "send_password_changed"
+    assert all(line["said"].startswith("sesv2 send_email failed: ") for line in (lines[0], lines[2]))
+    for word in ("asha", "123456"):
+        assert word not in str([answer, lines])
+
+
+def test_mails_that_are_taken(services: Services, routes: Any) -> None:
+    for path in ("/v1/code", "/v1/notice"):
+        assert ask(routes, path)["statusCode"] == 204
+    assert [request.content["Destination"] for request in services.requests] == [{"ToAddresses": [TO]}] * 2

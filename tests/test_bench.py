@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as program
-from bench import designs, ledger, ledger_large
+from bench import designs, doors, ledger, ledger_large
 from bench.delay import delayed
 from bench.designs import Design
 from bench.ledger_clients import Connection, Statement, drive
@@ -31,6 +31,7 @@ def quiet(_: str) -> None:
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less of everything than a result would need."""
     monkeypatch.setattr(ledger, "SIZED", 10)
+    monkeypatch.setattr(doors, "ADDRESSES", 2)
     monkeypatch.setattr(ledger, "FAR_LEAST_SECONDS", 0.1)
     for name, value in {"MANY_WALLETS": 11_000, "DEPTH": 5000, "CHUNK": 2000, "WARM_SECONDS": 0.1}.items():
         monkeypatch.setattr(ledger_large, name, value)
@@ -194,6 +195,16 @@ def test_a_design_with_wrong_books_has_no_figures(
     shown = capsys.readouterr().out
     assert "minimum: its books are wrong" in shown
     assert "transfer / minimum" not in shown
+
+
+def test_doors_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "result.json"
+    assert program.main(["doors", "--rounds", "1", "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["doors"]
+    assert [(row["door"], row["tries"]) for row in rows] == [(door, 6) for door in doors.DOORS]
+    assert all(row["ratio"] > 0 and row["noise"].keys() == {"known", "unknown"} for row in rows)
+    shown = capsys.readouterr().out
+    assert all(row["door"] in shown for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Passwords over HTTP: changing them, and setting a new one by a mailed code, with what may go on at the same time."""
 
 import re
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -10,9 +9,8 @@ import httpx
 import psycopg
 import pytest
 
-from okane_common.passwords import too_common
 from tests.support.api import Person
-from tests.support.cached import PATHS, WALLET
+from tests.support.cached import PATHS
 from tests.support.contract import CheckedApi, refused
 from tests.support.platform import Platform
 from tests.support.sign_in import (
@@ -92,39 +90,6 @@ def told(api: CheckedApi, person: Person) -> int:
     mails = [mail for mail in api.mails(person.email) if mail["subject"] == CHANGED]
     assert not any(re.search(r"\d", mail["text"]) for mail in mails)
     return len(mails)
-
-
-# Which passwords are refused
-
-
-@pytest.mark.parametrize(
-    "honest",
-    [
-        "correct horse battery staple", "my cat asha eats 3 fish", "asha-walks-home", "ashaashaasha", "kumar and asha 1",
-        "asha 4917 2288 0136 7", "Bank of okane", "example.com is not mine", "\u0906\u0936\u093e \u0915\u0940 \u0915\u093f\u0924\u093e\u092c",
-        "\U0001f642" * 8, "x7#Kp2!v", "8842-1934-77", "!!!!!!!!~", "z" * 128, "      \u00e9", "asha@another.example",
-    ],
-)  # fmt: skip
-def test_honest_passwords_pass(honest: str) -> None:
-    assert not too_common(honest, "asha.k@example.com", "Asha Kumar")
-
-
-@pytest.mark.parametrize(
-    "guessed",
-    [
-        "asha1234", "Asha2026!", "kumar_99", "KUMAR!!!!", "asha kumar", "AshaKumar1", "asha.k12",
-        "asha.k@example.com", "Asha.K@Example.com1", "okane123", "OKANE!!!", "o-k-a-n-e", "\uff2f\uff2b\uff21\uff2e\uff25123",
-        "password", "iloveyou", "qwertyuiop", "PASSWORD1",
-    ],
-)  # fmt: skip
-def test_guessed_passwords_do_not_pass(guessed: str) -> None:
-    assert too_common(guessed, "asha.k@example.com", "Asha Kumar")
-
-
-def test_a_short_name_forbids_nothing() -> None:
-    assert not too_common("k!7#92$5@", "k@example.com", "K")
-    assert not too_common("al-48-72", "x@example.com", "Al")
-    assert not too_common("12345-6789-0123", "42@example.com", "42")
 
 
 # Changing it
@@ -293,8 +258,8 @@ def test_two_resets_with_one_code_are_one(api: CheckedApi) -> None:
 def test_two_resets_from_two_networks_with_one_code_are_one(api: CheckedApi, elsewhere: CheckedApi) -> None:
     """Nothing but the code's own row makes the one wait for the other."""
     person = api.sign_up("Asha")
+    assert log_in(elsewhere, person.email, person.password).status_code == 200  # where they are known, too
     code = mailed(api, person.email)
-    age(api, "UPDATE sessions SET source = %s WHERE person_id = %s", "", person.id)
     new = [password(), password()]
     answers = held_up(
         api,
@@ -329,7 +294,8 @@ def test_a_forgotten_password_is_set_anew(api: CheckedApi) -> None:
         warm(api, token)
     code, new = mailed(api, person.email), password()
     assert log_in(api, person.email, person.password).status_code == 200, "asking changes nothing"
-    assert reset(api, person.email.upper(), code, new).status_code == 204
+    answer = reset(api, person.email.upper(), code, new)
+    assert (answer.status_code, answer.content) == (204, b""), "it opens no session"
     over(api, person.token, person.refresh_token)
     over(api, tokens["access_token"], tokens["refresh_token"])
     refused(log_in(api, person.email, person.password), 401, "credentials_invalid")
@@ -474,11 +440,3 @@ def test_codes_are_not_mailed_without_end(api: CheckedApi, known: bool) -> None:
     refused(late, 429, "rate_limited")
     assert 1 <= int(late.headers["retry-after"]) <= 3600
     assert len(api.mails(email)) == 10 + known
-
-
-def test_a_reset_is_told_by_one_mail_and_opens_no_session(api: CheckedApi) -> None:
-    person = api.sign_up("Asha")
-    answer = reset(api, person.email, mailed(api, person.email), secrets.token_hex(8))
-    assert (answer.status_code, answer.content) == (204, b"")
-    assert told(api, person) == 1
-    refused(api.call("GET", WALLET, token=person.token), 401, "session_ended")

@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from local import imports
+from local.authorizer import AuthorizerError, guard, private_routes
 from local.build import DEFAULT_ARCHITECTURE
+from local.keys import OVERLAP_SECONDS
 from local.template import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +30,15 @@ ROUTES = {
         "POST /v1/auth/login",
         "POST /v1/auth/refresh",
         "POST /v1/auth/logout",
+        "GET /v1/auth/sessions",
+        "DELETE /v1/auth/sessions",
+        "DELETE /v1/auth/sessions/{id}",
+        "PUT /v1/auth/password",
+        "POST /v1/auth/password/forgot",
+        "POST /v1/auth/password/reset",
+        "GET /v1/auth/google",
+        "GET /v1/auth/google/callback",
+        "POST /v1/auth/google/token",
         "GET /v1/me",
         "PATCH /v1/me",
         "GET /.well-known/jwks.json",
@@ -71,9 +82,10 @@ EVERYWHERE = {
     "POWERTOOLS_SERVICE_NAME",
     "POWERTOOLS_METRICS_NAMESPACE",
 }
-TOKENS = {"TOKEN_ISSUER", "TOKEN_AUDIENCE", "TOKEN_PUBLIC_KEYS"}
+TOKENS = {"TOKEN_ISSUER", "TOKEN_AUDIENCE", "TOKEN_PUBLIC_KEYS", "TOKEN_KEYS_SECONDS", "REQUESTS_PER_MINUTE"}
+PROVIDER = {"FRONT_END_URLS", "OPENID_ISSUER", "OPENID_CLIENT_ID", "OPENID_CLIENT_SECRET"}
 SETTINGS = {
-    "AuthFunction": EVERYWHERE | TOKENS | {"TOKEN_SIGNING_KEYS", "MAIL_FROM"},
+    "AuthFunction": EVERYWHERE | TOKENS | PROVIDER | {"TOKEN_SIGNING_KEYS", "MAIL_FROM"},
     "WalletFunction": EVERYWHERE | TOKENS | {"BANKS", "CACHE_WARMER_FUNCTION"},
     "TransferFunction": EVERYWHERE | TOKENS,
     "BankWebhookFunction": EVERYWHERE | {"BANKS", "BANK_SECRETS"},
@@ -81,6 +93,9 @@ SETTINGS = {
     "BookkeeperFunction": EVERYWHERE,
 }
 SECRETS = {"DATABASE_URL", "UPSTASH_REDIS_REST_TOKEN", "OKANE_SECRET", "TOKEN_SIGNING_KEYS", "BANK_SECRETS"}
+
+
+ACCESS_SECONDS = 600  # the life of an access token, as the contract has it
 
 
 class _Loader(yaml.SafeLoader):
@@ -199,8 +214,84 @@ def test_a_function_may_read_its_own_secrets_only(name: str) -> None:
         variables(name)[setting]["Fn::Sub"].removeprefix("secretsmanager:").strip("${}")
         for setting in SECRETS & set(variables(name))
     }
-    assert {resource["Ref"] for resource in allowed(name, "secretsmanager:GetSecretValue")} == named
+    always = [one for one in allowed(name, "secretsmanager:GetSecretValue") if "Fn::If" not in one]
+    assert {resource["Ref"] for resource in always} == named
     assert bool(allowed(name, "ssm:GetParameter")) == ("TOKEN_PUBLIC_KEYS" in variables(name))
+
+
+def test_only_auth_reads_the_provider_secret_and_only_with_a_provider() -> None:
+    """Without one there is neither a reference to resolve nor a right to resolve it."""
+    secret, nothing = {"Ref": "OpenIdClientSecretArn"}, {"Ref": "AWS::NoValue"}
+    found = {
+        name: [one for one in allowed(name, "secretsmanager:GetSecretValue") if "Fn::If" in one] for name in FUNCTIONS
+    }
+    assert {name: one for name, one in found.items() if one} == {
+        "AuthFunction": [{"Fn::If": ["HasProvider", secret, nothing]}]
+    }
+    assert TEXT.count("OpenIdClientSecretArn") == 3, "the parameter, the right and the reference"
+    reference = variables("AuthFunction")["OPENID_CLIENT_SECRET"]
+    assert reference == {"Fn::If": ["HasProvider", {"Fn::Sub": "secretsmanager:${OpenIdClientSecretArn}"}, ""]}
+    assert TEMPLATE["Conditions"]["HasProvider"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "OpenIdClientId"}, ""]}]}
+    assert TEMPLATE["Parameters"]["OpenIdClientId"]["Default"] == ""
+
+
+@every_function
+def test_keys_are_read_again_long_before_a_new_one_signs(name: str) -> None:
+    """A copy of the public keys is at most as old as a function's own, plus two hours in API Gateway."""
+    if "TOKEN_PUBLIC_KEYS" in variables(name):
+        seconds = int(variables(name)["TOKEN_KEYS_SECONDS"])
+        assert seconds + 2 * 3600 + ACCESS_SECONDS <= OVERLAP_SECONDS
+        assert variables(name)["TOKEN_PUBLIC_KEYS"] == {"Fn::Sub": "ssm:${TokenPublicKeysParameter}"}
+
+
+def test_the_template_with_the_authorizer_guards_the_private_routes() -> None:
+    guarded = yaml.load(guard(TEXT), _Loader)
+    found = {
+        f"{event['Properties']['Method']} {event['Properties']['Path']}": event["Properties"].pop("Auth", None)
+        for resource in guarded["Resources"].values()
+        if resource["Type"] == "AWS::Serverless::Function"
+        for event in resource["Properties"].get("Events", {}).values()
+        if event["Type"] == "HttpApi"
+    }
+    assert {route for route, auth in found.items() if auth == {"Authorizer": "Tokens"}} == private_routes()
+    assert {route for route, auth in found.items() if auth is None} == set().union(*ROUTES.values()) - private_routes()
+    assert guarded["Resources"]["Api"]["Properties"].pop("Auth") == {
+        "Authorizers": {
+            "Tokens": {
+                "IdentitySource": "$request.header.Authorization",
+                "JwtConfiguration": {
+                    "issuer": variables("AuthFunction")["TOKEN_ISSUER"],
+                    "audience": [variables("AuthFunction")["TOKEN_AUDIENCE"]],
+                },
+            }
+        }
+    }
+    assert guarded == TEMPLATE, "and nothing else is different"
+
+
+def test_public_routes_are_those_that_nobody_has_a_token_for_yet() -> None:
+    """They are what API Gateway lets through: signing in, the public documents, the bank."""
+    assert set().union(*ROUTES.values()) - private_routes() == {
+        *(f"POST /v1/auth/{call}" for call in ("register", "verify", "login", "refresh")),
+        *(f"POST /v1/auth/password/{call}" for call in ("forgot", "reset")),
+        *("GET /v1/auth/google", "GET /v1/auth/google/callback", "POST /v1/auth/google/token"),
+        *("GET /.well-known/jwks.json", "GET /.well-known/openid-configuration", "GET /openapi.json"),
+        *("GET /v1/health", "POST /v1/webhooks/bank/{bank}"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('Method: GET, Path: "/v1/me"', "Method: GET, Path: /v1/me"),
+        ("FailOnWarnings: true", "FailOnWarnings: false"),
+        ('"/v1/transfers/batch"', '"/v1/transfers/many"'),
+    ],
+)
+def test_a_template_that_is_written_differently_is_not_guarded_in_part(before: str, after: str) -> None:
+    assert before in TEXT
+    with pytest.raises(AuthorizerError, match=r"not written as local/authorizer\.py expects$"):
+        guard(TEXT.replace(before, after))
 
 
 def test_only_auth_sends_mail_and_only_from_its_own_address() -> None:

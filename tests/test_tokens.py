@@ -19,6 +19,7 @@ from jwt.algorithms import RSAAlgorithm
 
 from tests.support.api import Person
 from tests.support.contract import CheckedApi, refused
+from tests.support.forge import Forge, base64url
 from tests.support.platform import Platform, Services
 from tests.support.sign_in import address, age, log_in, profile, refresh, signed_in, until_waiting
 
@@ -53,35 +54,6 @@ PRIVATE = [
     ("GET", "/v1/recipients/asha", None),
     ("POST", "/v1/transfers", {"to": "@nobody", "amount": 1, "currency": "INR"}),
 ]
-
-
-class Forge:
-    """Makes tokens with the platform's own key or another, right but for what a test changes."""
-
-    def __init__(self, jwk: dict[str, str], good: str) -> None:
-        self.jwk = jwk
-        self.private: Any = RSAAlgorithm.from_jwk(jwk)
-        self.claims: dict[str, Any] = jwt.decode(good, options={"verify_signature": False})
-        self.header: dict[str, Any] = jwt.get_unverified_header(good)
-
-    def token(self, claims: dict[str, Any] | None = None, header: dict[str, Any] | None = None, key: Any = None) -> str:
-        """Signed with RSA-SHA256, whatever the header says. None in `claims` or `header` takes a name out."""
-        head = _without_none(self.header | (header or {}))
-        body = _without_none(self.claims | (claims or {}))
-        return self.sealed(head, body, lambda said: RSAAlgorithm(RSAAlgorithm.SHA256).sign(said, key or self.private))
-
-    def sealed(self, header: dict[str, Any], claims: dict[str, Any], sign: Any) -> str:
-        """`header.claims.sign(header.claims)`."""
-        said = b".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
-        return (said + b"." + _base64url(sign(said))).decode()
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _base64url(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +238,7 @@ def test_what_is_no_token_at_all(api: CheckedApi, token: str) -> None:
 def test_a_token_that_was_changed(api: CheckedApi, asha: Person) -> None:
     head, body, mark = asha.token.split(".")
     claims = json.loads(base64.urlsafe_b64decode(body + "=="))
-    longer = _base64url(json.dumps(claims | {"exp": claims["exp"] + 1}).encode()).decode()
+    longer = base64url(json.dumps(claims | {"exp": claims["exp"] + 1}).encode()).decode()
     flipped = ("B" if mark[5] != "B" else "C").join((mark[:5], mark[6:]))
     for token in (f"{head}.{longer}.{mark}", f"{head}.{body}.{flipped}", f"{head}.{body}.", f"{head}.{body}", f".{body}.{mark}",
                   f"{head}.{body}.{mark}.{mark}", f"{head}.{body}.{mark[:-8]}"):  # fmt: skip

@@ -7,17 +7,20 @@ CREATE OR REPLACE FUNCTION sign_up(p_email text, p_name text, p_handles text[], 
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    v_wait integer := knock('sign_up', p_email, p_source);
+    v_wait integer;
 BEGIN
+    -- The attempts before the budgets, in the order in which verify_email takes them: neither waits for the other in a circle.
+    PERFORM FROM sign_ups WHERE email = p_email ORDER BY id FOR UPDATE;
+    v_wait := knock('sign_up', p_email, p_source);
     IF v_wait > 0 THEN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
     END IF;
     INSERT INTO sign_ups (email, name, handles, password_hash, code_hash, source, expires_at)
     VALUES (p_email, p_name, p_handles, p_password_hash, p_code_hash, p_source,
             clock_timestamp() + make_interval(secs => p_code_seconds));
-    -- Three live attempts for one address are enough for any honest person, and keep a guess unlikely.
-    DELETE FROM sign_ups WHERE email = p_email
-       AND id NOT IN (SELECT id FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 3);
+    -- Three live attempts are enough for any honest person, and keep a guess unlikely; a stranger's push out none of somebody else's.
+    DELETE FROM sign_ups WHERE email = p_email AND source = p_source
+       AND id NOT IN (SELECT id FROM sign_ups WHERE email = p_email AND source = p_source ORDER BY id DESC LIMIT 3);
     RETURN json_build_object('outcome', 'recorded', 'known', EXISTS (SELECT FROM people WHERE email = p_email));
 END $$;
 GRANT EXECUTE ON FUNCTION sign_up(text, text, text[], text, bytea, integer, text) TO okane_app;
@@ -29,6 +32,7 @@ DECLARE
     v_person uuid;
     v_handle text;
 BEGIN
+    PERFORM FROM sign_ups WHERE email = p_email ORDER BY id FOR UPDATE;  -- first, as in verify_email
     FOREACH v_handle IN ARRAY p_handles LOOP
         INSERT INTO people (email, name, handle, password_hash) VALUES (p_email, p_name, v_handle, p_password_hash)
         ON CONFLICT DO NOTHING RETURNING id INTO v_person;

@@ -71,6 +71,8 @@ SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_email text;
 BEGIN
+    -- The codes before the person, as in reset_password.
+    PERFORM FROM password_resets WHERE email = (SELECT email FROM people WHERE id = p_person) ORDER BY id FOR UPDATE;
     SELECT email INTO v_email FROM people WHERE id = p_person AND password_hash = p_old_hash FOR UPDATE;
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
@@ -90,15 +92,18 @@ CREATE OR REPLACE FUNCTION ask_for_reset(p_email text, p_code_hash bytea, p_code
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    v_wait integer := knock('forgot', p_email, p_source);
+    v_wait integer;
 BEGIN
+    -- The attempts before the budgets, as in sign_up.
+    PERFORM FROM password_resets WHERE email = p_email ORDER BY id FOR UPDATE;
+    v_wait := knock('forgot', p_email, p_source);
     IF v_wait > 0 THEN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
     END IF;
     INSERT INTO password_resets (email, code_hash, source, expires_at)
     VALUES (p_email, p_code_hash, p_source, clock_timestamp() + make_interval(secs => p_code_seconds));
-    DELETE FROM password_resets WHERE email = p_email
-       AND id NOT IN (SELECT id FROM password_resets WHERE email = p_email ORDER BY id DESC LIMIT 3);
+    DELETE FROM password_resets WHERE email = p_email AND source = p_source
+       AND id NOT IN (SELECT id FROM password_resets WHERE email = p_email AND source = p_source ORDER BY id DESC LIMIT 3);
     RETURN json_build_object('outcome', 'recorded', 'known', EXISTS (SELECT FROM people WHERE email = p_email));
 END $$;
 GRANT EXECUTE ON FUNCTION ask_for_reset(text, bytea, integer, text) TO okane_app;
@@ -111,7 +116,7 @@ RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     attempt password_resets;
-    v_right boolean := false;
+    v_asked_from text;  -- not null: the code is right
     v_person uuid;
     v_wait integer := knock('reset', p_email, p_source);
 BEGIN
@@ -120,9 +125,11 @@ BEGIN
     END IF;
     FOR attempt IN SELECT * FROM password_resets
                     WHERE email = p_email AND expires_at > clock_timestamp() AND tries < 5 ORDER BY id FOR UPDATE LOOP
-        v_right := v_right OR (attempt.tries < 5 AND attempt.code_hash = p_code_hash);
+        IF attempt.tries < 5 AND attempt.code_hash = p_code_hash THEN
+            v_asked_from := attempt.source;
+        END IF;
     END LOOP;
-    IF NOT v_right THEN
+    IF v_asked_from IS NULL THEN
         UPDATE password_resets SET tries = tries + 1 WHERE email = p_email AND source = p_source AND tries < 5;
         RETURN json_build_object('outcome', 'code_invalid');
     END IF;
@@ -131,7 +138,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN json_build_object('outcome', 'code_invalid');
     END IF;
-    PERFORM welcome('forgot', p_email, p_source), welcome('reset', p_email, p_source), welcome('log_in', p_email, p_source);
+    PERFORM welcome('forgot', p_email, v_asked_from), welcome('reset', p_email, p_source);
+    -- The new password may be tried at once. The network gets nothing back for it: it has paid nothing.
+    DELETE FROM budgets WHERE key IN ('log_in:' || p_email || ':' || p_source, 'log_in:' || p_email);
     RETURN json_build_object('outcome', 'reset', 'person_id', v_person, 'ended', end_other_sessions(v_person, NULL));
 END $$;
 GRANT EXECUTE ON FUNCTION reset_password(text, bytea, text, text) TO okane_app;

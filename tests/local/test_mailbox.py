@@ -1,7 +1,9 @@
 """The mailbox, sent to by the client that the functions use."""
 
 import asyncio
+import html
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -89,6 +91,28 @@ def test_it_keeps_a_bounded_number() -> None:
     asyncio.run(small.handle(request))
     answer = asyncio.run(small.handle(Request("GET", "/messages", [], b"", "127.0.0.1")))
     assert [mail["to"] for mail in json.loads(answer.body)["data"]] == ["p2@example.com", "p1@example.com"]
+
+
+def test_whoever_is_sent_back_to_it_sees_how_a_code_is_exchanged(box: str) -> None:
+    page = httpx.get(f"{box}/signed-in", params={"code": "Ab_-9"})
+    line = html.unescape(page.text).partition("<pre><code>")[2].partition("</code></pre>")[0]
+    command = shlex.split(line)
+    assert command[:2] == ["curl", "$API/v1/auth/google/token"]
+    assert json.loads(command[command.index("-d") + 1]) == {"code": "Ab_-9"}
+    assert page.headers["cache-control"] == "no-store"
+    assert "access_denied" in httpx.get(f"{box}/signed-in?error=access_denied").text
+    assert httpx.get(f"{box}/signed-in").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["code", "error"])
+def test_what_it_is_sent_is_escaped(box: str, name: str) -> None:
+    evil = "<script>alert(1)</script>'; touch x; '$(touch x)"
+    text = httpx.get(f"{box}/signed-in", params={name: evil}).text
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    if name == "code":
+        line = html.unescape(text).partition("<pre><code>")[2].partition("</code></pre>")[0]
+        assert json.loads(shlex.split(line)[-1]) == {"code": evil}  # one argument, whatever is in it
 
 
 @pytest.mark.parametrize(("to", "subject"), [("nobody", "s"), ("a@example.com", "two\r\nlines"), ("", "s")])

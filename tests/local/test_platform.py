@@ -38,6 +38,9 @@ from tests.support.platform import (
     without_services,
 )
 
+PORTS = ("--port", "--bank-port", "--mailbox-port", "--provider-port")
+FREE = [word for name in PORTS for word in (name, "0")]
+
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -77,6 +80,7 @@ def test_it_answers_and_says_where_everything_is(platform: Platform, api: Api) -
     assert api.call("GET", "/v1/health").json() == {"status": "ok"}
     assert httpx.get(platform.endpoints.mailbox).status_code == 200
     assert httpx.get(platform.endpoints.bank).status_code == 200
+    assert httpx.get(platform.endpoints.provider).status_code == 200
     with psycopg.connect(platform.endpoints.database_url) as connection:
         assert connection.execute("SELECT count(*) FROM okane.migrations").fetchone()
     answer = httpx.post(
@@ -98,18 +102,18 @@ def test_somebody_signs_up_and_money_comes_in(api: Api) -> None:
 
 def test_a_second_up_is_refused_with_the_address_of_the_first(platform: Platform) -> None:
     for option in ((), ("--fresh",)):
-        code, text = run_up(platform.state, "--port", "0", "--bank-port", "0", "--mailbox-port", "0", *option)
+        code, text = run_up(platform.state, *FREE, *option)
         assert code == 1
         assert platform.endpoints.api in text
     assert (platform.state / "secrets.json").exists()
 
 
-@pytest.mark.parametrize("option", ["--port", "--bank-port", "--mailbox-port"])
+@pytest.mark.parametrize("option", PORTS)
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        free = [name for name in ("--port", "--bank-port", "--mailbox-port") if name != option]
-        code, text = run_up(tmp_path, option, port, free[0], "0", free[1], "0")
+        free = [word for name in PORTS if name != option for word in (name, "0")]
+        code, text = run_up(tmp_path, option, port, *free)
     assert code == 1
     assert f"port {port} cannot be used" in text
     assert f"{option} 0" in text
@@ -128,7 +132,7 @@ def test_a_wrong_environment_is_said(
     tmp_path: Path, database: Database, environment: dict[str, str], hint: str
 ) -> None:
     given = {"DATABASE_URL": database.url} | environment
-    code, text = run_up(tmp_path, "--port", "0", "--bank-port", "0", "--mailbox-port", "0", **given)
+    code, text = run_up(tmp_path, *FREE, **given)
     assert (code, hint in text) == (1, True), text
     assert "Traceback" not in text
 
@@ -194,19 +198,24 @@ def test_every_way_to_ask_for_the_end_ends_it(own: Path, number: signal.Signals)
     with running(own, "--no-people") as (process, endpoints):
         httpx.get(f"{endpoints.api}/v1/health")
         family = descendants(process.pid)
-        assert len(family) >= 4  # Postgres, Valkey, the bank, a worker
+        assert len(family) >= 5  # Postgres, Valkey, the bank, the provider, a worker
         process.send_signal(number)
         assert process.wait(STOP_SECONDS) == 0
         assert_gone(family)
 
 
 @ON_LINUX
-@pytest.mark.parametrize("name", ["Postgres", "Valkey", "the bank"])
+@pytest.mark.parametrize("name", ["Postgres", "Valkey", "the bank", "the OpenID provider"])
 def test_a_killed_child_is_named_and_ends_the_rest(own: Path, name: str) -> None:
     with running(own, "--no-people") as (process, _):
         family = descendants(process.pid)
-        program = {"Postgres": "postgres", "Valkey": "valkey-server", "the bank": "python"}[name]
-        victim = next(pid for pid in family if Path(f"/proc/{pid}/comm").read_text().startswith(program))
+        program = {
+            "Postgres": "postgres",
+            "Valkey": "valkey-server",
+            "the bank": "local.bank",
+            "the OpenID provider": "oidc_provider_mock",
+        }[name]
+        victim = next(pid for pid in family if program in Path(f"/proc/{pid}/cmdline").read_text())
         os.kill(victim, signal.SIGKILL)
         assert process.wait(STOP_SECONDS) == 1
         assert f"{name} has ended unexpectedly (SIGKILL)" in said(own)
@@ -218,7 +227,7 @@ def test_nothing_outlives_an_up_that_is_killed_outright(own: Path) -> None:
     with running(own, "--no-people") as (process, endpoints):
         httpx.get(f"{endpoints.api}/v1/health")
         family = descendants(process.pid)
-        assert len(family) >= 4
+        assert len(family) >= 5
         process.kill()
         assert_gone(family, 15.0)
     (own / "endpoints.json").unlink()  # it had no chance to

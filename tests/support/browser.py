@@ -37,15 +37,17 @@ class _Forms(HTMLParser):
 
 
 class Browser:
-    """One browser, which nobody else's cookies are in. address: where it connects from, as the API sees it."""
+    """One browser, which nobody else's cookies are in. address: where it connects from, as the API sees it. seconds: how
+    long it waits for anything.
+    """
 
-    def __init__(self, api: CheckedApi, address: str = "127.0.0.1") -> None:
+    def __init__(self, api: CheckedApi, address: str = "127.0.0.1", seconds: float = 30) -> None:
         self._contract = api.contract
         self._here = api.endpoints.api
         self._http = httpx.Client(
-            timeout=30,
+            timeout=seconds,
             trust_env=False,
-            transport=httpx.HTTPTransport(local_address=address),
+            transport=httpx.HTTPTransport(local_address=address, verify=False),
             headers={"User-Agent": "B"},
         )
 

@@ -31,11 +31,13 @@ class Networks:
     def __init__(self, api: CheckedApi) -> None:
         self._api = api
         self._addresses = addresses()
+        self.latest = ""
         self._open: list[httpx.Client] = []
 
     def address(self) -> str:
         """A network without a client."""
-        return next(self._addresses)
+        self.latest = next(self._addresses)
+        return self.latest
 
     def new(self) -> CheckedApi:
         """A client in the next network."""

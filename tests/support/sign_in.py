@@ -38,6 +38,18 @@ def log_in(api: CheckedApi, email: str, secret: str) -> httpx.Response:
     return api.call("POST", "/v1/auth/login", json={"email": email, "password": secret})
 
 
+def forgotten(api: CheckedApi, email: str) -> str:
+    """Ask for a new password; the code that is mailed."""
+    before = len(api.mails(email))
+    assert api.call("POST", "/v1/auth/password/forgot", json={"email": email}).status_code == 202
+    return api.code(email, after=before)
+
+
+def reset(api: CheckedApi, email: str, code: str) -> httpx.Response:
+    body = {"email": email, "code": code, "new_password": password()}
+    return api.call("POST", "/v1/auth/password/reset", json=body)
+
+
 def refresh(api: CheckedApi, token: str) -> httpx.Response:
     return api.call("POST", "/v1/auth/refresh", json={"refresh_token": token})
 

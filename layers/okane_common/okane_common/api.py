@@ -214,12 +214,13 @@ class Api:
         """Send a mail that nobody waits for: one that fails, or for which the request has no time left, is only logged."""
         said = "no time left"
         if time.monotonic() - self._started < MAX_SECONDS - aws.CALL_SECONDS:
+            said = ""
             try:
                 send(*details)
-                return
             except aws.AwsError as error:
                 said = str(error)
-        logger.error("mail not sent", extra={"mail": send.__name__, "said": said})
+        if said:
+            logger.error("mail not sent", extra={"mail": send.__name__, "said": said})
 
     @property
     def event(self) -> Event:
@@ -318,15 +319,12 @@ def take_body(event: Event) -> None:
 def load_json(text: str) -> Any:
     """Parse JSON as RFC 8259 means it to be sent: no duplicate keys, no NaN, at most MAX_DEPTH levels.
 
-    Raises Refusal: json_invalid; validation_failed for null, which is JSON and no object.
+    Raises Refusal: json_invalid; validation_failed for JSON that is no object.
     """
     try:
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
         raise Refusal("json_invalid", "The body cannot be read as JSON.") from None
-    if value is None:  # which would count as no body at all
-        fault = {"pointer": "", "code": "model_attributes_type", "detail": "The body must be an object."}
-        raise Refusal("validation_failed", "The body must be an object.", errors=[fault])
     level, depth = [value], 0
     while level:
         depth += 1
@@ -338,6 +336,10 @@ def load_json(text: str) -> Any:
             if isinstance(one, (dict, list))
             for child in (one.values() if isinstance(one, dict) else one)
         ]
+    # Powertools would take null for no body at all, and of a list its first member.
+    if not isinstance(value, dict):
+        fault = {"pointer": "", "code": "model_attributes_type", "detail": "The body must be an object."}
+        raise Refusal("validation_failed", "The body must be an object.", errors=[fault])
     return value
 
 

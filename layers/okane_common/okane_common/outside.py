@@ -42,25 +42,31 @@ class _Bounded:
         self._socket.settimeout(left(self.deadline))
         self._socket.sendall(data)
 
-    def receive(self, buffer: Buffer) -> int:
+    def receive(self, content: socket.SocketIO, buffer: Buffer) -> int | None:
         self._socket.settimeout(left(self.deadline))
-        return self._socket.recv_into(buffer)
+        return content.readinto(buffer)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Content(self))
+        # The socket stays open for what it made, even after close(): so http.client reads the last answer of a connection.
+        return io.BufferedReader(_Content(self, self._socket.makefile("rb", buffering=0)))
 
 
 class _Content(io.RawIOBase):
     """One answer's bytes: http.client closes it and keeps the connection."""
 
-    def __init__(self, connection: _Bounded) -> None:
+    def __init__(self, connection: _Bounded, content: socket.SocketIO) -> None:
         self._connection = connection
+        self._content = content
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer) -> int:
-        return self._connection.receive(buffer)
+    def readinto(self, buffer: Buffer) -> int | None:
+        return self._connection.receive(self._content, buffer)
+
+    def close(self) -> None:
+        self._content.close()
+        super().close()
 
 
 class Server:

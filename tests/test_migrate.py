@@ -45,7 +45,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def of_before(files: Path) -> Iterator[None]:
-    """The files as they were before the books were complete: three migrations, and no functions, which are for the tables of today."""
+    """The files as they were before the books were complete: three migrations, and no functions, which are for today's tables."""
     later, functions_now = FILES[3:], files / "functions"
     texts = {name: (files / "migrations" / name).read_text() for name in later}
     for name in later:

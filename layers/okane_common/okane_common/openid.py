@@ -14,6 +14,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -28,12 +29,22 @@ from okane_common.seals import Seal, fingerprint
 
 ROUND_SECONDS = 10 * 60  # from the way out to the way back
 CODE_SECONDS = 120  # from the way back to the tokens
-
-FRONT_ENDS = settings.words("FRONT_END_URLS") if provider.CLIENT_ID else ()
 OUR_URL = settings.text("TOKEN_ISSUER")
 REDIRECT_URI = f"{OUR_URL}/v1/auth/google/callback"
 
 _SEALS = {what: Seal(f"openid {what}") for what in ("cookie", "state", "nonce", "verifier")}
+
+
+def _front_ends() -> tuple[str, ...]:
+    """The addresses that a browser may be sent back to: to each of them a query is added."""
+    found = settings.words("FRONT_END_URLS")
+    for url in found:
+        if not re.fullmatch(r"(https|http)://[^\s?#/]+(/[^\s?#]*)?", url):
+            raise settings.SettingError("FRONT_END_URLS has an address that is none, or that has a query or a fragment")
+    return found
+
+
+FRONT_ENDS = _front_ends() if provider.CLIENT_ID else ()
 
 
 class Round(NamedTuple):

@@ -13,6 +13,7 @@ import pytest
 from database.migrate import migrate, set_app_password
 from local.platform import app_url
 from local.postgres import Postgres, create_database, drop_database
+from local.provider import CLIENT_ID, CLIENT_SECRET, Provider
 from local.state import read_secrets
 from local.valkey import Valkey
 from tests.support.api import Api
@@ -27,18 +28,30 @@ from tests.support.platform import (
 )
 
 
+LONGEST = ("test_model", "test_guessing", "test_bench", "test_google_provider", "test_platform", "test_operate", "test_pgbouncer",
+           "test_rotation", "test_races", "test_faults", "test_sessions", "test_invariants", "test_launcher")  # fmt: skip
+
+
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes the tests are spread over: one per core, four at most, and one on servers that are shared."""
+    """How many processes the tests are spread over: one more than cores, since all of them wait at times, four at most, and one
+    on servers that are shared.
+    """
     shared = os.environ.get("DATABASE_URL") or os.environ.get("REDIS_URL")
-    return 1 if shared else min(4, os.cpu_count() or 1)
+    return 1 if shared else min(4, (os.cpu_count() or 1) + 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules that take longest begin first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Postgres with a migrated template database, and Valkey."""
+    """Postgres with a migrated template database, Valkey, and an OpenID provider."""
     state = tmp_path_factory.mktemp("okane")
     kept = read_secrets(state)
     postgres = valkey = None
+    provider = Provider(0, state)
     template = f"okane_template_{secrets.token_hex(4)}"
     server_url = os.environ.get("DATABASE_URL", "")
     redis_url = os.environ.get("REDIS_URL", "")
@@ -51,9 +64,12 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
             redis_url = valkey.url
         migrate(create_database(server_url, template))
         set_app_password(server_url, kept.app_password)
-        yield Services(state, kept, server_url, template, redis_url)
+        provider.wait_until_ready()
+        openid = {"OPENID_ISSUER": provider.url, "OPENID_CLIENT_ID": CLIENT_ID, "OPENID_CLIENT_SECRET": CLIENT_SECRET}
+        yield Services(state, kept, server_url, template, redis_url, openid)
         drop_database(server_url, template)
     finally:
+        provider.stop()
         if valkey:
             valkey.stop()
         if postgres:
@@ -80,6 +96,7 @@ def platform(services: Services, database: Database) -> Iterator[Platform]:
         *("--no-people", "--no-schedule", *(["--built"] if os.environ.get("OKANE_BUILT") == "1" else [])),
         DATABASE_URL=database.url,
         REDIS_URL=services.redis_url,
+        **services.openid,
     )
     try:
         yield Platform(wait_for_endpoints(services.state, process), process.pid, services.state)

@@ -23,7 +23,6 @@ NOT_AN_AMOUNT = [
 ]  # fmt: skip
 SQL = "x'); DROP TABLE okane.people; --"
 
-
 OPTIONAL_AS_NULL = {"name", "handle", "note", "reason"}
 FREE_TEXT = {"name", "note", "timestamp", "reference", "bank_reference", "reason"}
 every_target = pytest.mark.parametrize("name", TARGETS)
@@ -70,18 +69,8 @@ def test_bodies_that_are_no_json(stage: Stage, name: str) -> None:
 def test_json_of_the_wrong_shape(stage: Stage, name: str) -> None:
     target, faults = TARGETS[name], Faults()
     bodiless = [] if target.bodiless else [b""]
-    for shape in (
-        *bodiless,
-        b"[%b]" % json.dumps(target.body).encode(),
-        b"[]",
-        b'["a"]',
-        b'"a"',
-        b"1",
-        b"1.5",
-        b"true",
-        b"null",
-        b"[" * 32 + b"]" * 32,
-    ):
+    listed = json.dumps([stage.body(target)]).encode()
+    for shape in (*bodiless, listed, b"[]", b'["a"]', b'"a"', b"1", b"1.5", b"true", b"null", b"[" * 32 + b"]" * 32):
         faults.expect(repr(shape), stage.send(target, shape), 422, "validation_failed", "")
     for surplus in ("surplus", "__proto__", "id", "a/b~c", "\0", "é", SQL, "\ud800"):
         content = json.dumps(stage.body(target) | {surplus: 1}).encode()

@@ -26,7 +26,7 @@ from tests.support.platform import Database, Services
 
 def test_one_after_another(database: Database) -> None:
     with stand(database.url, database.app_url) as connected:
-        agree(Books, connected, 60)
+        agree(Books, connected, 40)
 
 
 def test_side_by_side(database: Database) -> None:

@@ -37,6 +37,7 @@ class Running:
             *("--no-people", "--no-schedule", "--port", port),
             DATABASE_URL=self._database.url,
             REDIS_URL=self._services.redis_url,
+            **self._services.openid,
         )
         self.api = CheckedApi(wait_for_endpoints(self.folder, self._process))
 

@@ -42,7 +42,9 @@ def counters(services: Services, database: Database) -> Iterator[Between]:
 def api(services: Services, counters: Between) -> Iterator[Api]:
     """A platform whose database and Redis are behind the counters."""
     options = ["--built"] if os.environ.get("OKANE_BUILT") == "1" else []
-    process = start_platform(services.state, "--no-people", "--no-schedule", *options, **counters.environment)
+    process = start_platform(
+        services.state, "--no-people", "--no-schedule", *options, **counters.environment, **services.openid
+    )
     try:
         client = Api(wait_for_endpoints(services.state, process))
         yield client

@@ -33,6 +33,7 @@ def api(services: Services, database: Database, valkey: Valkey) -> Iterator[Chec
         DATABASE_URL=database.url,
         REDIS_URL=valkey.url,
         REQUESTS_PER_MINUTE=str(CAP),
+        **services.openid,
     )
     try:
         client = CheckedApi(wait_for_endpoints(state, process))

@@ -167,7 +167,9 @@ def cached_platform(services: Services, database: Database, folder: Path) -> Ite
     stand = None
     try:
         with between(database.url, valkey.url, secrets.token_urlsafe(24)) as both, Ledger(database.app_url) as ledger:
-            process = start_platform(services.state, "--no-people", "--no-schedule", *options, **both.environment)
+            process = start_platform(
+                services.state, "--no-people", "--no-schedule", *options, **both.environment, **services.openid
+            )
             try:
                 api = Api(wait_for_endpoints(services.state, process))
                 stand = Stand(api, both, ledger, valkey, folder, password)

@@ -28,6 +28,9 @@ class Services:
     server_url: str = field(repr=False)  # the owner's, of the server's own database
     template: str  # name of the migrated, empty database that is cloned
     redis_url: str = field(repr=False)
+    openid: dict[
+        str, str
+    ]  # what makes `up` take the OpenID provider of this run: starting one takes a second of processor time
 
 
 @dataclass(frozen=True)

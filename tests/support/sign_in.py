@@ -1,6 +1,7 @@
 """Signing in from a test: sign-ups, codes, sessions, and time that is moved through the owner's connection."""
 
 import secrets
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -82,6 +83,7 @@ def until_waiting(api: CheckedApi, count: int, answers: "list[Future[httpx.Respo
     with psycopg.connect(api.endpoints.database_url, autocommit=True) as watcher:
         while watcher.execute(asked).fetchall()[0][0] < count:
             assert not all(answer.done() for answer in answers)
+            time.sleep(0.005)
 
 
 def signed_in(api: CheckedApi) -> tuple[Person, dict[str, Any]]:

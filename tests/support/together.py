@@ -113,7 +113,11 @@ class Search:
 
 
 def comparable(answer: Answer) -> Answer:
-    return {name: value for name, value in answer.items() if name != "changed" or answer["outcome"] not in UNLOCKED}
+    """An answer without what need not be of the same moment as the rest. That is what a look at a receiving wallet says of it: what
+    has arrived while a payment of its owner is under way can be seen, and is not in the balance that the payment goes by.
+    """
+    unlocked = {"changed"} if answer["outcome"] in UNLOCKED else {"wallet"} if answer.get("keep") is False else set()
+    return {name: value for name, value in answer.items() if name not in unlocked}
 
 
 def state(model: Model) -> str:

@@ -27,7 +27,6 @@ from tests.support.platform import (
     wait_for_endpoints,
 )
 
-
 LONGEST = ("test_model", "test_guessing", "test_bench", "test_google_provider", "test_platform", "test_operate", "test_pgbouncer",
            "test_rotation", "test_races", "test_faults", "test_sessions", "test_invariants", "test_launcher")  # fmt: skip
 

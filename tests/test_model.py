@@ -94,7 +94,7 @@ FAULTS = {
     ),
     "refunds are forgotten": Fault(
         Books,
-        ("pay", "hold", "refund"),
+        ("pay", "refund"),
         "CREATE OR REPLACE FUNCTION refunded(p_transfer uuid) RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'",
     ),
     "a bank's event and what it is about do not wait for each other": Fault(

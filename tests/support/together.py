@@ -113,7 +113,7 @@ class Search:
 
 
 def comparable(answer: Answer) -> Answer:
-    """An answer without what need not be of the same moment as the rest. That is what a look at a receiving wallet says of it: what
+    """An answer without what need not be of the same moment as the rest: what a look at a receiving wallet says of it. What
     has arrived while a payment of its owner is under way can be seen, and is not in the balance that the payment goes by.
     """
     unlocked = {"changed"} if answer["outcome"] in UNLOCKED else {"wallet"} if answer.get("keep") is False else set()

@@ -1,7 +1,7 @@
 """An OpenID provider, Google unless another is configured: its addresses, its keys, and whom it vouches for.
 
 The authorization code flow with PKCE by Authlib's client; the ID token is checked as OpenID Connect Core 1.0, 3.1.3.7 says.
-Authlib takes 300 ms to import, so it is imported inside the calls that need it.
+Authlib and joserfc are imported inside the calls: only these routes need them.
 """
 
 import base64

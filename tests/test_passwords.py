@@ -12,6 +12,7 @@ import pytest
 from tests.support.api import Person
 from tests.support.cached import PATHS
 from tests.support.contract import CheckedApi, refused
+from tests.support.networks import from_address
 from tests.support.platform import Platform
 from tests.support.sign_in import (
     address,
@@ -45,7 +46,7 @@ def elsewhere(platform: Platform) -> Iterator[CheckedApi]:
     """The same from another network."""
     client = CheckedApi(platform.endpoints)
     client.close()
-    client._http = httpx.Client(timeout=30, transport=httpx.HTTPTransport(local_address="127.0.0.7"))
+    client._http = httpx.Client(timeout=30, transport=from_address("127.0.0.7"))
     yield client
     client.close()
 

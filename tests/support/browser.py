@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 
 from tests.support.contract import CheckedApi
+from tests.support.networks import from_address
 
 COOKIE = "okane-google"
 
@@ -47,7 +48,7 @@ class Browser:
         self._http = httpx.Client(
             timeout=seconds,
             trust_env=False,
-            transport=httpx.HTTPTransport(local_address=address, verify=False),
+            transport=from_address(address),
             headers={"User-Agent": "B"},
         )
 

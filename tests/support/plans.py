@@ -290,7 +290,7 @@ class BooksTogether(Books):
         # Whether a receiving wallet is frozen is read without its lock: that, too, is settled before.
         receiving = {step.given["who"] for step in self.before if step.given.get("receiving")}
         frozen = [step for step in self.steps if step.action == "switch" and step.given["who"] in receiving]
-        plan = [step for step in self.steps if step not in frozen]
+        plan = [step for step in self.steps if step not in frozen and not owns(step, receiving)]
         for attempt in range(self.attempts):
             if attempt:
                 self.example, self.model = Example.begin(self.stand.owner, self.stand.ledgers[0])
@@ -300,6 +300,13 @@ class BooksTogether(Books):
             if not search.explain(self.model):
                 type(self).attempts = ATTEMPTS
                 raise AssertionError(search.why)
+
+
+def owns(step: Step, receiving: set[int]) -> bool:
+    """Whether the owner of a receiving wallet uses it. What arrives meanwhile is seen by others at once, and not by what the owner
+    has under way (docs/decisions.md, Arrivals), so no order explains both. test_money_races.py has those two side by side.
+    """
+    return step.given.get("who") in receiving and step.action not in ("look", "switch", "open_wallet")
 
 
 def to(who: int, away: int) -> int:

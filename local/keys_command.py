@@ -143,7 +143,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("action", nargs="?", choices=("list", "rotate"), default="list")
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--overlap", type=_seconds, default=OVERLAP_SECONDS, metavar="SECONDS", help="(%(default)s)")
-    when.add_argument("--at-once", action="store_true", help="the new key is the only one: every token is refused")
+    when.add_argument(
+        "--at-once", action="store_true", help="the new key is the only one: every access token of before is refused"
+    )
     parser.add_argument("--secret", help="on AWS: the secret with the private keys, its ARN or its name")
     parser.add_argument("--parameter", help="on AWS: the name of the SSM parameter with the public keys")
     add_data_option(parser)
@@ -181,7 +183,10 @@ def _run(given: argparse.Namespace, store: Store) -> int:
     if len(new) > 1:
         print(f"{key['kid']} is published now, and signs from {_moment(signs_from(key))} on")
     else:
-        print(f"{key['kid']} signs now; it is the only key" + (", and no token before it counts" if found else ""))
+        print(
+            f"{key['kid']} signs now; it is the only key"
+            + (", and access tokens of before are refused" if found else "")
+        )
     return 0
 
 

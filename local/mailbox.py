@@ -54,7 +54,8 @@ class Mailbox:
                 found = [asdict(mail) for mail in self._mails if not to or _same(mail.to, to.replace(" ", "+"))]
                 return Response.json(200, {"data": found})
             case (("GET" | "HEAD"), "/signed-in"):
-                return page(200, "Signed in", _arrival(parse_qs(request.query)))
+                said = parse_qs(request.query)
+                return page(200, "Signed in" if "code" in said else "Not signed in", _arrival(said))
             case (("GET" | "HEAD"), "/"):
                 return page(200, "Mailbox", _listing(list(self._mails)[:SHOWN]))
             case _:
@@ -100,12 +101,13 @@ def _read(body: bytes) -> list[Mail]:
 def _arrival(said: dict[str, list[str]]) -> str:
     """How a code is exchanged, or the error."""
     if "code" not in said:
-        return f"<p>Nobody: <code>{escape(said.get('error', ['nothing was said'])[0])}</code></p>"
+        return f"<p><code>{escape(said.get('error', ['nothing was said'])[0])}</code></p>"
     body = shlex.quote(json.dumps({"code": said["code"][0]}))
     line = f"curl $API/v1/auth/google/token -H 'Content-Type: application/json' -d {body}"
     return (
         "<p>This code gives tokens, once, within two minutes. API is the address that "
-        f"<code>./okane up</code> shows:</p><pre><code>{escape(line)}</code></pre>"
+        f"<code>./okane up</code> shows. If the round began with a <code>code_challenge</code>, the body needs its "
+        f"<code>code_verifier</code> too, and one try without it spends the code:</p><pre><code>{escape(line)}</code></pre>"
     )
 
 

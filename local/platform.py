@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 WATCH_SECONDS = 0.1  # between two looks at the children
 MAIL_FROM = "okane@example.com"
+FRONT_ENDS = "http://localhost:5173/signed-in,http://127.0.0.1:5173/signed-in"
 
 
 class UpError(Exception):
@@ -345,7 +346,7 @@ def _variables(kept: Secrets, folder: Path, api: str, bank_url: str, mailbox_url
         "TOKEN_PUBLIC_KEYS": f"file:{folder / 'keys' / 'public.json'}",
         "TOKEN_SIGNING_KEYS": f"file:{folder / 'keys' / 'signing.json'}",
         "TOKEN_KEYS_SECONDS": "1",
-        "FRONT_END_URLS": f"{mailbox_url}/signed-in,http://localhost:5173/signed-in",
+        "FRONT_END_URLS": f"{mailbox_url}/signed-in,{os.environ.get('FRONT_END_URLS', FRONT_ENDS)}",
         "BANKS": json.dumps({bank: f"{bank_url}/{bank}/pay" for bank in BANKS}),
         "BANK_SECRETS": json.dumps(kept.bank_secrets),
         "MAIL_FROM": MAIL_FROM,
@@ -417,6 +418,7 @@ def _show(endpoints: Endpoints, people: list[Person], folder: Path) -> None:
         f"  API       {endpoints.api}      what it can do: {endpoints.api}/openapi.json",
         f"  bank      {endpoints.bank}",
         f"  mailbox   {endpoints.mailbox}",
+        f"  provider  {endpoints.provider}      signs in at {endpoints.api}/v1/auth/google",
         f"  logs      {logs.relative_to(Path.cwd()) if logs.is_relative_to(Path.cwd()) else logs}",
         "",
     ]

@@ -26,5 +26,5 @@ def main(arguments: list[str]) -> int:
         print(f"okane: nobody has the handle @{given.handle}", file=sys.stderr)
         return 1
     whose = f"@{given.handle}" if given.handle else "everybody"
-    print(f"{whose}: {answer['sessions']} sessions {'ended' if given.end else 'live'}")
+    print(f"{whose}: {answer['sessions']} live sessions{', ended now' if given.end else ''}")
     return 0

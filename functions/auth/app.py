@@ -17,7 +17,7 @@ GET /.well-known/jwks.json, /.well-known/openid-configuration, /openapi.json, /v
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from okane_common import api, cache, credentials, documents, mail, models, openid, people, sessions, tokens
 from okane_common.api import Response
@@ -102,7 +102,9 @@ def reset_password(body: Annotated[models.PasswordReset, api.Body()]) -> Respons
 def go_to_google(
     return_to: Annotated[str | None, api.Query(description="One of the front end's configured addresses")] = None,
     code_challenge: Annotated[str | None, api.Query(pattern="^[A-Za-z0-9_-]{43}$", description=CHALLENGE)] = None,
+    code_challenge_method: Annotated[Literal["S256"], api.Query(description="There is no other")] = "S256",
 ) -> Response[None]:
+    del code_challenge_method  # asked for only to refuse any other
     way = openid.start(return_to, code_challenge)
     return api.redirect(way.url, way.cookie, openid.ROUND_SECONDS)
 

@@ -151,7 +151,7 @@ def test_rotating_in_a_folder_and_listing_it(
     assert run(capsys, "rotate", "--overlap", 60, "--data", folder)[0] == 0
     assert kids(state.read_keys(folder)) == ["k1", "k2"]
     code, said, _ = run(capsys, "rotate", "--at-once", "--data", folder)
-    assert (code, said) == (0, "k3 signs now; it is the only key, and no token before it counts\n")
+    assert (code, said) == (0, "k3 signs now; it is the only key, and access tokens of before are refused\n")
     assert kids(json.loads((folder / "keys" / "public.json").read_text())["keys"]) == ["k3"]
     for name in ("signing.json", "public.json"):
         assert stat.S_IMODE((folder / "keys" / name).stat().st_mode) == 0o600

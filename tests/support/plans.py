@@ -303,8 +303,8 @@ class BooksTogether(Books):
 
 
 def owns(step: Step, receiving: set[int]) -> bool:
-    """Whether the owner of a receiving wallet uses it. What arrives meanwhile is seen by others at once, and not by what the owner
-    has under way (docs/decisions.md, Arrivals), so no order explains both. test_money_races.py has those two side by side.
+    """Whether the owner of a receiving wallet uses it: what arrives meanwhile is seen by others at once, and not by what they
+    have under way (docs/decisions.md, Arrivals), so no order explains both; test_money_races.py has the two side by side.
     """
     return step.given.get("who") in receiving and step.action not in ("look", "switch", "open_wallet")
 

@@ -110,7 +110,7 @@ DETAILS = {
     "limit_exceeded": "The payment would have exceeded a limit.",
     "insufficient_funds": "The available balance was lower than the amount.",
     "code_invalid": "Check the code, or ask for a new one.",
-    "credentials_invalid": "Check the e-mail and the password.",
+    "credentials_invalid": "Check the password, and the e-mail where one is asked for.",
     "token_invalid": "The token is malformed, unknown or not meant for this.",
     "event_conflict": "This webhook id was used for a different body.",
 }

@@ -58,7 +58,7 @@ def send_password_changed(to: str) -> None:
         SENDER,
         to,
         "Your OKANE password was changed",
-        f"The password of your account was changed, and every other session has ended.\n\n{NOT_YOU}",
+        f"The password of your account was changed. Whoever was signed in elsewhere is not any more.\n\n{NOT_YOU}",
     )
 
 

@@ -70,7 +70,7 @@ def test_no_answer_says_who_is_here(api: CheckedApi) -> None:
     for email in (known, unknown, address()):
         refused(verify(api, email, "123456"), 401, "code_invalid")
         problem = refused(log_in(api, email, "not the password"), 401, "credentials_invalid")
-        assert problem["detail"] == "Check the e-mail and the password."
+        assert problem["detail"] == "Check the password, and the e-mail where one is asked for."
 
 
 def test_a_known_address_cannot_be_taken_over(api: CheckedApi) -> None:

@@ -202,6 +202,17 @@ def test_paying_nobody_is_guessing_too(api: CheckedApi, asha: Person) -> None:
     refused(api.call("GET", f"/v1/recipients/{asha.handle}", token=guesser.token), 429, "rate_limited")
 
 
+def test_trying_out_handles_for_oneself_is_guessing_too(api: CheckedApi, asha: Person) -> None:
+    guesser = api.sign_up("Guesser")
+    tried = 0
+    while (answer := api.call("PATCH", "/v1/me", json={"handle": asha.handle}, token=guesser.token)).status_code == 409:
+        tried += 1
+        assert tried <= 30
+    assert tried == 30
+    refused(answer, 429, "rate_limited")
+    assert api.call("PATCH", "/v1/me", json={"name": "Guess"}, token=guesser.token).status_code == 200
+
+
 def test_the_budget_for_guesses_comes_back(api: CheckedApi, platform: Platform, asha: Person) -> None:
     guesser = api.sign_up("Guesser")
     while api.call("GET", "/v1/recipients/nobody_here", token=guesser.token).status_code != 429:

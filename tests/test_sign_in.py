@@ -73,11 +73,25 @@ def test_no_answer_says_who_is_here(api: CheckedApi) -> None:
         assert problem["detail"] == "Check the password, and the e-mail where one is asked for."
 
 
+def test_a_sign_up_does_not_tell_who_is_here(api: CheckedApi) -> None:
+    """Whoever signs up with an address, and tries the password that they chose, hears the same about every address."""
+    answers = []
+    for email in (api.sign_up("Asha").email, address()):
+        mine = password()
+        register_only = {"email": email, "password": mine, "name": "Ravi"}
+        assert api.call("POST", "/v1/auth/register", json=register_only).status_code == 202
+        right, wrong_one = log_in(api, email, mine), log_in(api, email, password())
+        refused(right, 403, "email_unverified")
+        refused(wrong_one, 401, "credentials_invalid")
+        answers.append([answer.json() | {"request_id": ""} for answer in (right, wrong_one)])
+    assert answers[0] == answers[1]
+
+
 def test_a_known_address_cannot_be_taken_over(api: CheckedApi) -> None:
     person = api.sign_up("Asha")
     mine = password()
     api.call("POST", "/v1/auth/register", json={"email": person.email, "password": mine, "name": "Thief"})
-    refused(log_in(api, person.email, mine), 401, "credentials_invalid")
+    refused(log_in(api, person.email, mine), 403, "email_unverified")  # as where nobody has the address
     assert log_in(api, person.email, person.password).status_code == 200
     # A right code is worth nothing any more once the address belongs to somebody.
     email = address()

@@ -62,10 +62,9 @@ BEGIN
     IF v_wait > 0 THEN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
     END IF;
-    -- Lock every live attempt first, so that parallel guesses are counted one after another.
-    FOR attempt IN SELECT * FROM sign_ups
-                    WHERE email = p_email AND expires_at > clock_timestamp() AND tries < 5 ORDER BY id FOR UPDATE LOOP
-        IF attempt.tries < 5 AND attempt.code_hash = p_code_hash THEN
+    -- Lock every attempt first, in the order in which sign_up takes them, so that parallel guesses are counted one after another.
+    FOR attempt IN SELECT * FROM sign_ups WHERE email = p_email ORDER BY id FOR UPDATE LOOP
+        IF attempt.tries < 5 AND attempt.expires_at > clock_timestamp() AND attempt.code_hash = p_code_hash THEN
             s := attempt;
         END IF;
     END LOOP;
@@ -90,15 +89,23 @@ RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     p people;
+    v_wait integer;
 BEGIN
     IF NOT session_live(p_person, p_session) THEN
         RETURN json_build_object('outcome', 'session_ended');
     END IF;
-    UPDATE people SET name = coalesce(p_name, name), handle = coalesce(p_handle, handle), version = version + 1
-     WHERE id = p_person RETURNING * INTO p;
+    -- Whether a handle is free tells whether somebody has it: as much as a look-up that misses.
+    v_wait := CASE WHEN p_handle IS NULL THEN 0 ELSE spend_on_recipients(p_person, 10) END;
+    IF v_wait > 0 THEN
+        RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
+    END IF;
+    BEGIN  -- what was spent stays spent where this fails
+        UPDATE people SET name = coalesce(p_name, name), handle = coalesce(p_handle, handle), version = version + 1
+         WHERE id = p_person RETURNING * INTO p;
+    EXCEPTION WHEN unique_violation THEN  -- people_handle_once: the only unique column that can change here
+        RETURN json_build_object('outcome', 'handle_taken');
+    END;
     RETURN json_build_object('outcome', 'found', 'version', p.version, 'profile', profile_view(p));
-EXCEPTION WHEN unique_violation THEN  -- people_handle_once: the only unique column that can change here
-    RETURN json_build_object('outcome', 'handle_taken');
 END $$;
 GRANT EXECUTE ON FUNCTION change_profile(uuid, uuid, text, text) TO okane_app;
 

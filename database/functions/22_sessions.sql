@@ -101,8 +101,8 @@ BEGIN
 END $$;
 GRANT EXECUTE ON FUNCTION list_sessions(uuid, uuid, integer) TO okane_app;
 
--- Ends one of the person's sessions. -> {"outcome": "ended" | "not_found" | "session_ended"}
-CREATE OR REPLACE FUNCTION end_session(p_person uuid, p_session uuid, p_id uuid)
+-- Ends one of the person's sessions, the one that asks unless another is named. -> {"outcome": "ended" | "not_found" | "session_ended"}
+CREATE OR REPLACE FUNCTION end_session(p_person uuid, p_session uuid, p_id uuid DEFAULT NULL)
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
@@ -110,9 +110,10 @@ BEGIN
         RETURN json_build_object('outcome', 'session_ended');
     END IF;
     UPDATE sessions SET ended_at = clock_timestamp()
-     WHERE id = p_id AND person_id = p_person AND ended_at IS NULL AND expires_at > clock_timestamp();
+     WHERE id = coalesce(p_id, p_session) AND person_id = p_person AND ended_at IS NULL AND expires_at > clock_timestamp();
     -- Another request may have ended it between the look and now.
-    RETURN json_build_object('outcome', CASE WHEN FOUND THEN 'ended' WHEN p_id = p_session THEN 'session_ended' ELSE 'not_found' END);
+    RETURN json_build_object('outcome', CASE WHEN FOUND THEN 'ended' WHEN coalesce(p_id, p_session) = p_session THEN 'session_ended'
+                                             ELSE 'not_found' END);
 END $$;
 GRANT EXECUTE ON FUNCTION end_session(uuid, uuid, uuid) TO okane_app;
 

@@ -1,8 +1,10 @@
 -- Passwords: signing in with one, changing it, and setting a new one by mail.
 
--- What to check a password against: the person's, else the newest sign-up's that waits for its code. Counted before the
--- password is tried, so that guesses side by side are bounded too.
--- -> {"outcome": "found", "person_id": uuid|null, "password_hash": str|null} | {"outcome": "rate_limited", "retry_after": seconds}
+-- What to check a password against: the person's, and the newest sign-up's that waits for its code. An address that somebody has
+-- may have both, and must not be told from one that only has the second. Counted before the password is tried, so that guesses
+-- side by side are bounded too.
+-- -> {"outcome": "found", "person_id": uuid|null, "password_hash": str|null, "sign_up_hash": str|null}
+--  | {"outcome": "rate_limited", "retry_after": seconds}
 CREATE OR REPLACE FUNCTION find_credentials(p_email text, p_source text DEFAULT '')
 RETURNS json LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = okane, pg_temp SET plan_cache_mode = force_generic_plan AS $$
@@ -14,10 +16,8 @@ BEGIN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
     END IF;
     SELECT * INTO p FROM people WHERE email = p_email;
-    IF NOT FOUND THEN
-        SELECT password_hash INTO p.password_hash FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 1;
-    END IF;
-    RETURN json_build_object('outcome', 'found', 'person_id', p.id, 'password_hash', p.password_hash);
+    RETURN json_build_object('outcome', 'found', 'person_id', p.id, 'password_hash', p.password_hash, 'sign_up_hash',
+        (SELECT password_hash FROM sign_ups WHERE email = p_email ORDER BY id DESC LIMIT 1));
 END $$;
 GRANT EXECUTE ON FUNCTION find_credentials(text, text) TO okane_app;
 
@@ -123,9 +123,9 @@ BEGIN
     IF v_wait > 0 THEN
         RETURN json_build_object('outcome', 'rate_limited', 'retry_after', v_wait);
     END IF;
-    FOR attempt IN SELECT * FROM password_resets
-                    WHERE email = p_email AND expires_at > clock_timestamp() AND tries < 5 ORDER BY id FOR UPDATE LOOP
-        IF attempt.tries < 5 AND attempt.code_hash = p_code_hash THEN
+    -- All of them, in the order in which ask_for_reset takes them.
+    FOR attempt IN SELECT * FROM password_resets WHERE email = p_email ORDER BY id FOR UPDATE LOOP
+        IF attempt.tries < 5 AND attempt.expires_at > clock_timestamp() AND attempt.code_hash = p_code_hash THEN
             v_asked_from := attempt.source;
         END IF;
     END LOOP;
@@ -140,7 +140,7 @@ BEGIN
     END IF;
     PERFORM welcome('forgot', p_email, v_asked_from), welcome('reset', p_email, p_source);
     -- The new password may be tried at once. The network gets nothing back for it: it has paid nothing.
-    DELETE FROM budgets WHERE key IN ('log_in:' || p_email || ':' || p_source, 'log_in:' || p_email);
+    PERFORM forget_tries('log_in', p_email, p_source);
     RETURN json_build_object('outcome', 'reset', 'person_id', v_person, 'ended', end_other_sessions(v_person, NULL));
 END $$;
 GRANT EXECUTE ON FUNCTION reset_password(text, bytea, text, text) TO okane_app;

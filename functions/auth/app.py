@@ -4,9 +4,7 @@ POST /v1/auth/register           {email, password, name}     202 {message}, the 
 POST /v1/auth/verify             {email, code}               200 tokens
 POST /v1/auth/login              {email, password}           200 tokens
 POST /v1/auth/refresh            {refresh_token}             200 tokens
-POST /v1/auth/logout                                         204
-GET, DELETE /v1/auth/sessions                                200 {"data": [session]}, 204
-DELETE /v1/auth/sessions/{id}                                204
+GET, DELETE /v1/auth/sessions, DELETE /v1/auth/sessions/{id}, POST /v1/auth/logout    200 {"data": [session]}, 204
 PUT  /v1/auth/password           {current_password, new_password}    204, the other sessions end
 POST /v1/auth/password/forgot    {email}                     202 {message}, always
 POST /v1/auth/password/reset     {email, code, new_password} 204, all sessions end
@@ -19,7 +17,7 @@ GET /.well-known/jwks.json, /.well-known/openid-configuration, /openapi.json, /v
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from okane_common import api, cache, credentials, documents, mail, models, openid, people, sessions, tokens
+from okane_common import api, cache, credentials, documents, mail, models, openid, people, sessions, tokens, traffic
 from okane_common.api import Response
 from okane_common.caller import Caller
 
@@ -81,8 +79,9 @@ def end_sessions() -> Response[None]:
 @app.route("PUT", "/v1/auth/password", "Change my password", "credentials_invalid", "rate_limited", status=204)
 def change_password(body: Annotated[models.PasswordChange, api.Body()]) -> Response[None]:
     email, ended = credentials.change_password(app.caller, body.current_password, body.new_password, app.visitor)
+    answer = _ended(ended)  # before the mail, which may take seconds
     app.tell(mail.send_password_changed, email)
-    return _ended(ended)
+    return answer
 
 
 @app.route("POST", "/v1/auth/password/forgot", "Have a code for a new password mailed", "rate_limited", status=202)
@@ -94,8 +93,9 @@ def forget_password(body: Annotated[models.Forgotten, api.Body()]) -> Response[m
 @app.route("POST", "/v1/auth/password/reset", "Set a new password", "code_invalid", "rate_limited", status=204)
 def reset_password(body: Annotated[models.PasswordReset, api.Body()]) -> Response[None]:
     ended = credentials.reset(body.email, body.code, body.new_password, app.visitor)
+    answer = _ended(ended)
     app.tell(mail.send_password_changed, body.email)
-    return _ended(ended)
+    return answer
 
 
 @app.route("GET", "/v1/auth/google", "Go to Google to sign in", "not_found", status=302)
@@ -109,13 +109,14 @@ def go_to_google(
     return api.redirect(way.url, way.cookie, openid.ROUND_SECONDS)
 
 
-@app.route("GET", "/v1/auth/google/callback", "Come back from Google", "not_found", status=302)
+@app.route("GET", "/v1/auth/google/callback", "Come back from Google", "not_found", "rate_limited", status=302)
 def come_back_from_google(
     code: Annotated[str | None, api.Query()] = None,
     state: Annotated[str | None, api.Query()] = None,
     error: Annotated[str | None, api.Query()] = None,
     iss: Annotated[str | None, api.Query()] = None,
 ) -> Response[None]:
+    traffic.admit_network(app.visitor.source)
     query = {"code": code, "state": state, "error": error, "iss": iss}
     way = openid.come_back(app.event.get("cookies", []), query)
     if way.linked:

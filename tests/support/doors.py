@@ -43,11 +43,11 @@ class Door(NamedTuple):
 DOORS = [
     Door("log_in", "/v1/auth/login", lambda email: {"email": email, "password": "not the password"}, 401, 100, 10, 100, 900),
     Door("sign_up", "/v1/auth/register", lambda email: {"email": email, "password": "some-pass-1", "name": "Asha"},
-         202, 300, 10, 20, 3600),
-    Door("verify", "/v1/auth/verify", lambda email: {"email": email, "code": "123456"}, 401, 100, 10, 30, 900),
-    Door("forgot", "/v1/auth/password/forgot", lambda email: {"email": email}, 202, 100, 10, 20, 3600),
+         202, 300, 10, 12, 3600),
+    Door("verify", "/v1/auth/verify", lambda email: {"email": email, "code": "123456"}, 401, 100, 10, 15, 900),
+    Door("forgot", "/v1/auth/password/forgot", lambda email: {"email": email}, 202, 100, 10, 12, 3600),
     Door("reset", "/v1/auth/password/reset",
-         lambda email: {"email": email, "code": "123456", "new_password": "some-pass-1"}, 401, 100, 10, 30, 900),
+         lambda email: {"email": email, "code": "123456", "new_password": "some-pass-1"}, 401, 100, 10, 15, 900),
 ]  # fmt: skip
 OF = {door.what: door for door in DOORS}
 each_door = pytest.mark.parametrize("door", DOORS, ids=[door.what for door in DOORS])

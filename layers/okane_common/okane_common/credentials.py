@@ -19,8 +19,9 @@ def log_in(email: str, password: str, visitor: Visitor) -> Session:
 
     def prove(*session: Any) -> dict[str, Any]:
         known = accept(database.call("find_credentials", email, visitor.source))
-        _match(password, known["password_hash"])
-        if known["person_id"] is None:
+        if not passwords.matches(password, known["password_hash"]):
+            # Whether or not somebody has the address, and in the same time: else a sign-up with it would tell.
+            _match(password, known["sign_up_hash"])
             raise Refusal("email_unverified", "Enter the code that was mailed to you, or sign up again for a new one.")
         return known | accept(database.call("sign_in", known["person_id"], known["password_hash"], *session))
 

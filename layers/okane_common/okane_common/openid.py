@@ -39,8 +39,12 @@ def _front_ends() -> tuple[str, ...]:
     """The addresses that a browser may be sent back to: to each of them a query is added."""
     found = settings.words("FRONT_END_URLS")
     for url in found:
-        if not re.fullmatch(r"(https|http)://[^\s?#/]+(/[^\s?#]*)?", url):
-            raise settings.SettingError("FRONT_END_URLS has an address that is none, or that has a query or a fragment")
+        if not re.fullmatch(r"https?://[^\s?#/]+(/[^\s?#]*)?", url) or not (
+            url[:8] == "https://" or provider.is_local(url)
+        ):
+            raise settings.SettingError(
+                "FRONT_END_URLS has an address that is none, is not https, or has a query or a fragment"
+            )
     return found
 
 

@@ -7,6 +7,7 @@ server that drips may take as many steps as it likes.
 import functools
 import http.client
 import io
+import select
 import socket
 import ssl
 import time
@@ -86,7 +87,9 @@ class Server:
 
     def connect(self, deadline: float) -> http.client.HTTPConnection:
         """A new connection. Raises one of FAULTS, TimeoutError among them."""
-        if self._coming is None or (self._coming.done() and self._coming.exception()):
+        if self._coming is not None and self._coming.done() and not _is_good(self._coming):
+            self._coming = None
+        if self._coming is None:
             self._coming = self._thread.submit(self._connect)
         connection = self._coming.result(timeout=left(deadline))
         self._coming = None
@@ -97,6 +100,17 @@ class Server:
         connection.connect()
         connection.sock = cast(socket.socket, _Bounded(connection.sock))
         return connection
+
+
+def _is_good(late: Future[http.client.HTTPConnection]) -> bool:
+    """Whether a connection that came too late for somebody was made, and its other side has not given up since."""
+    if late.exception():
+        return False
+    connection = late.result()
+    if not select.select([connection.sock], [], [], 0)[0]:  # nothing is owed to us, so whatever can be read is the end
+        return True
+    connection.close()
+    return False
 
 
 def exchange(

@@ -13,6 +13,7 @@ from okane_common.errors import Refusal
 
 MINUTE_SECONDS = 60
 PER_MINUTE = int(settings.text("REQUESTS_PER_MINUTE", "6000"))
+NETWORK_PER_MINUTE = 300  # of those that cost us a request to somebody else
 
 
 class _Window:
@@ -20,15 +21,15 @@ class _Window:
 
     def __init__(self) -> None:
         self._minute = 0
-        self._seen: Counter[uuid.UUID] = Counter()
+        self._seen: Counter[uuid.UUID | str] = Counter()
 
-    def count(self, person_id: uuid.UUID) -> int:
-        """One more; returns how many there are now."""
+    def count(self, who: uuid.UUID | str) -> int:
+        """One more of a person's or a network's; returns how many there are now."""
         minute = this_minute()
         if minute != self._minute:
             self._minute, self._seen = minute, Counter()
-        self._seen[person_id] += 1
-        return self._seen[person_id]
+        self._seen[who] += 1
+        return self._seen[who]
 
 
 _window = _Window()
@@ -44,8 +45,13 @@ def admit(person_id: uuid.UUID) -> None:
     limit(_window.count(person_id))
 
 
-def limit(count: int) -> None:
+def admit_network(source: str) -> None:
+    """Count one request from a network by somebody who is not known yet. Raises Refusal(rate_limited)."""
+    limit(_window.count(source), NETWORK_PER_MINUTE)
+
+
+def limit(count: int, most: int = PER_MINUTE) -> None:
     """Raises Refusal(rate_limited) if this is more than a minute may have."""
-    if count > PER_MINUTE:
+    if count > most:
         left = MINUTE_SECONDS - int(time.time()) % MINUTE_SECONDS
         raise Refusal("rate_limited", "Wait before the next request.", retry_after=left)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import httpx
@@ -63,10 +64,12 @@ def again(api: CheckedApi, person: Person, device: str = "") -> Tokens:
 
 def warm(api: CheckedApi, stand: Stand, token: str) -> None:
     """Answers for this token come from Redis from now on."""
+
+    def is_hit(path: str) -> bool:
+        return api.call("GET", path, token=token).headers["okane-cache"] == "hit"
+
     for path in PATHS:
-        stand.until(
-            lambda path=path: api.call("GET", path, token=token).headers["okane-cache"] == "hit"  # type: ignore[misc]
-        )
+        stand.until(partial(is_hit, path))
 
 
 def over(api: CheckedApi, tokens: Tokens) -> None:

@@ -10,7 +10,7 @@ import functools
 import http.client
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -183,8 +183,8 @@ class _Transport:
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
 
-    def post(self, url: str, data: dict[str, str], headers: dict[str, str], auth: Callable[..., Any]) -> "_Answer":
-        url, headers, body = auth.prepare("POST", url, dict(headers), urlencode(data))  # type: ignore[attr-defined]
+    def post(self, url: str, data: dict[str, str], headers: dict[str, str], auth: Any) -> "_Answer":
+        url, headers, body = auth.prepare("POST", url, dict(headers), urlencode(data))
         return _Answer(_exchanged("POST", url, self._deadline, body.encode(), headers))
 
 

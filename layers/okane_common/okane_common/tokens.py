@@ -60,8 +60,8 @@ def _load_public() -> tuple[dict[str, Any], dict[str, jwt.PyJWK]]:
 def _load_signing() -> list[tuple[int, jwt.PyJWK]]:
     """The private keys with the Unix time from which each signs (its member `nbf`), the newest first."""
     try:
-        found = settings.json_object("TOKEN_SIGNING_KEYS")["keys"]
-        keys = [(int(key.get("nbf", 0)), jwt.PyJWK.from_dict(key, algorithm=ALGORITHM)) for key in found if key["d"]]  # type: ignore[attr-defined]
+        found: Any = settings.json_object("TOKEN_SIGNING_KEYS")["keys"]
+        keys = [(int(key.get("nbf", 0)), jwt.PyJWK.from_dict(key, algorithm=ALGORITHM)) for key in found if key["d"]]
     except (jwt.PyJWTError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise settings.SettingError(f"TOKEN_SIGNING_KEYS is no private JWKS: {type(error).__name__}") from None
     if not keys:
